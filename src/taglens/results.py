@@ -87,9 +87,7 @@ class Prediction:
             "model": self.model,
             "vocabulary": self.vocabulary,
             "notes": list(self.notes),
-            "error": None
-            if self.error is None
-            else {"type": self.error.type, "message": self.error.message},
+            "error": None if self.error is None else {"type": self.error.type, "message": self.error.message},
         }
         return row
 

@@ -72,7 +72,9 @@ class Entry:
         if not normalise(self.name):
             raise VocabularyError("a tag has an empty name")
         if self.kind not in KINDS:
-            raise VocabularyError(f"tag {self.name!r} has kind {self.kind!r}; expected one of {', '.join(KINDS)}")
+            raise VocabularyError(
+                f"tag {self.name!r} has kind {self.kind!r}; expected one of {', '.join(KINDS)}"
+            )
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
             raise VocabularyError(f"tag {self.name!r} has threshold {self.threshold}; expected 0 to 1")
         if self.count < 0:
@@ -162,8 +164,8 @@ class Vocabulary:
         for position, entry in enumerate(self.entries):
             if entry.id in self._position:
                 raise VocabularyError(
-                    f"{entry.id!r} stands twice in vocabulary {name!r} (tags {self._position[entry.id] + 1} and "
-                    f"{position + 1}): merge the two or give one another kind"
+                    f"{entry.id!r} stands twice in vocabulary {name!r} (tags {self._position[entry.id] + 1} "
+                    f"and {position + 1}): merge the two or give one another kind"
                 )
             self._position[entry.id] = position
         self._by_name: dict[str, list[int]] = {}
@@ -216,7 +218,7 @@ class Vocabulary:
     def find(self, text: str, *, kinds: Sequence[Kind] | None = None) -> int | None:
         """The column that a word means, or None.
 
-        Names go before synonyms; among homographs the one with the larger corpus count wins (ties: the earlier).
+        Names go before synonyms; among homographs the larger corpus count wins (ties: the earlier).
         """
         key = normalise(text)
         for table in (self._by_name, self._by_synonym):
@@ -251,8 +253,8 @@ class Vocabulary:
     ) -> tuple[Tag, ...]:
         """Scores [T] to tags by falling score: the one rule.
 
-        A tag is given when ``score >= threshold``; hidden tags never are. The threshold cuts first, then ``top``
-        (None or 0: no limit). ``threshold=None`` takes the stored ones.
+        A tag is given when ``score >= threshold``; hidden tags never are. The threshold cuts first, then
+        ``top`` (None or 0: no limit). ``threshold=None`` takes the stored ones.
         """
         if scores.shape != (len(self),):
             raise MismatchError(
@@ -306,7 +308,7 @@ class Vocabulary:
             text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise VocabularyError(f"cannot read vocabulary {path}: {error}") from None
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         if not lines:
             raise VocabularyError(f"vocabulary {path} is empty: expected one tag a line")
         header: dict[str, Any] = {}

@@ -1,0 +1,66 @@
+"""``taglens bundle``: make a trained model into a folder that tags without torch.
+
+Thin: calls `taglens.training.calibration` and `taglens.inference.export`. Needs the ``train`` extra.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from taglens.cli.console import OK, say
+from taglens.errors import UsageError
+
+
+def run(
+    model: Annotated[Path, typer.Argument(help="A trained model folder (RUN/model).")],
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The bundle folder to write.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The bundle's name; by default the model's.")
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option("--calibrate", help="Shard folder whose val split the thresholds are fitted on."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="The split to calibrate on.")] = "val",
+    side: Annotated[
+        int | None, typer.Option("--side", help="Side of the input, px; by default as trained.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Store weights in fp32 instead of fp16.")] = False,
+) -> int:
+    """Export a trained model to ONNX, with a threshold for every tag."""
+    from taglens.inference.engines import require_torch
+
+    require_torch("exporting a model")
+    from dataclasses import replace
+
+    from taglens.data.batches import decode_set
+    from taglens.inference.export import export
+    from taglens.models.checkpoint import from_pretrained
+    from taglens.training.calibration import calibrated
+    from taglens.training.recipes import open_sources
+
+    recognizer, vocabulary, trained_name = from_pretrained(model)
+    if side is not None:
+        if side % recognizer.config.encoder.stride:
+            raise UsageError(
+                f"--side {side} is not a multiple of the encoder's stride {recognizer.config.encoder.stride}"
+            )
+        recognizer.config = replace(recognizer.config, side=side)
+    if calibrate:
+        sets = [
+            decode_set(source, vocabulary, split=split, side=recognizer.config.side)
+            for source in open_sources(calibrate)
+            if source.splits.get(split)
+        ]
+        vocabulary, own = calibrated(recognizer, vocabulary, sets)
+        pictures = sum(len(s) for s in sets)
+        say(f"thresholds of {own} of {len(vocabulary)} tags fitted on {pictures:,} pictures, the rest shared")
+    bundle = export(recognizer, vocabulary, out, name=name or trained_name, half=not full)
+    say(
+        f"{out}: {bundle.ref}, {bundle.graph.stat().st_size / 1e6:.1f} MB, {len(vocabulary)} tags, side {bundle.side}"
+    )
+    return OK

@@ -1,0 +1,89 @@
+"""Predictions for a person's eyes: with colours and bars on a terminal, as plain columns everywhere else.
+
+Knows how one prediction is laid out. Refuses to know where predictions come from.
+"""
+
+from __future__ import annotations
+
+from typing import TextIO
+
+from taglens.cli.console import bar, is_terminal, printable
+from taglens.results import Kind, Prediction
+
+BAR_WIDTH = 20
+WIDEST_NAME = 32
+NO_TAGS = "no tag reaches its threshold; the best guesses: --threshold 0 --top 5"
+
+STYLES: dict[Kind, str] = {
+    "object": "cyan",
+    "scene": "green",
+    "attribute": "yellow",
+    "action": "magenta",
+    "typed": "blue",
+}
+
+
+class Listing:
+    """Writes predictions to a stream, each complete before the next begins."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._coloured = is_terminal(stream)
+
+    def show(self, prediction: Prediction) -> None:
+        if self._coloured:
+            self._show_coloured(prediction)
+        else:
+            self._stream.write(plain(prediction))
+        self._stream.flush()
+
+    def _show_coloured(self, prediction: Prediction) -> None:
+        from rich.cells import cell_len
+        from rich.console import Console
+        from rich.text import Text
+
+        lines = [Text.assemble((printable(prediction.source), "bold"), (size(prediction), "dim"))]
+        if prediction.error is not None:
+            kind = prediction.error.type.replace("_", " ")
+            lines.append(
+                Text.assemble(("  ✗ ", "bold red"), (f"{kind}: {printable(prediction.error.message)}", "red"))
+            )
+        names = [printable(tag.name) for tag in prediction.tags or ()]
+        width = min(max(map(cell_len, names), default=0), WIDEST_NAME)
+        for name, tag in zip(names, prediction.tags or (), strict=True):
+            lines.append(
+                Text.assemble(
+                    "  " + name + " " * max(width - cell_len(name), 0) + "  ",
+                    (f"{bar(tag.score, width=BAR_WIDTH):<{BAR_WIDTH}}", STYLES[tag.kind]),
+                    f"  {tag.score:.2f}  ",
+                    (tag.kind, "dim " + STYLES[tag.kind]),
+                )
+            )
+        if prediction.tags == ():
+            lines.append(Text("  " + NO_TAGS, "dim"))
+        if prediction.caption is not None:
+            lines.append(Text("  “" + printable(prediction.caption) + "”", "italic"))
+        lines.extend(Text("  · " + printable(note), "dim italic") for note in prediction.notes)
+        console = Console(file=self._stream, highlight=False)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        console.print()
+
+
+def size(prediction: Prediction) -> str:
+    """``"  640 × 427"``, or nothing for a picture that could not be read."""
+    return "" if prediction.width is None else f"  {prediction.width} × {prediction.height}"
+
+
+def plain(prediction: Prediction) -> str:
+    """The lines for a file or a pipe: the picture's name, then indented score, kind and name."""
+    lines = [printable(prediction.source) + size(prediction)]
+    if prediction.error is not None:
+        lines.append(f"  error: {prediction.error.type}: {printable(prediction.error.message)}")
+    lines.extend(f"  {tag.score:.4f}  {tag.kind:<9}  {printable(tag.name)}" for tag in prediction.tags or ())
+    if prediction.tags == ():
+        lines.append("  " + NO_TAGS)
+    if prediction.caption is not None:
+        lines.append(f"  caption: {printable(prediction.caption)}")
+    lines.extend(f"  note: {printable(note)}" for note in prediction.notes)
+    return "\n".join(lines) + "\n\n"

@@ -1,0 +1,121 @@
+"""The program ``taglens``: which commands there are, and where each one lives.
+
+Knows names and one-line helps. Refuses to know options: a command's own function declares them, and its
+module is imported only when the command is called, so that ``taglens --help`` loads no numpy, onnxruntime or
+torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from taglens import __version__
+from taglens.cli.console import guarded, prepare_streams
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a command lives.
+
+    Attributes:
+        help: one line.
+        function: in the module; unused where ``commands`` names several.
+        commands: sub-command -> function.
+    """
+
+    module: str
+    help: str
+    function: str = "run"
+    commands: Mapping[str, str] = field(default_factory=dict)
+
+    def load(self, name: str) -> Any:
+        """Import the module and turn its function, or functions, into a command."""
+        module = import_module(self.module)
+        app = typer.Typer(
+            name=name, help=self.help, add_completion=False, no_args_is_help=bool(self.commands)
+        )
+        for command, function in (self.commands or {name: self.function}).items():
+            app.command(command)(guarded(getattr(module, function)))
+        if self.commands:
+            app.callback()(_nothing)
+        return get_command(app)
+
+
+def _nothing() -> None:
+    """Makes typer keep a group even where it holds one command."""
+
+
+HOMES: dict[str, Home] = {
+    "tag": Home("taglens.cli.tag", "Say what is in pictures."),
+    "evaluate": Home("taglens.cli.evaluate", "Measure a model on labelled pictures.", "command"),
+    "parse": Home("taglens.cli.parse", "Turn captions into objects, attributes, actions and relations."),
+    "vocabulary": Home(
+        "taglens.cli.vocabulary",
+        "Build, show, check and compare vocabularies.",
+        commands={"build": "build", "show": "show", "check": "check", "diff": "diff"},
+    ),
+    "shards": Home(
+        "taglens.cli.shards",
+        "Pack captioned or labelled pictures for training.",
+        commands={"build": "build", "show": "show"},
+    ),
+    "train": Home("taglens.cli.train", "Train a tagger from shards."),
+    "bundle": Home("taglens.cli.bundle", "Export a trained model so that it tags without torch."),
+    "demo": Home("taglens.cli.demo", "Tag the photographs inside scikit-image and write a page to look at."),
+    "doctor": Home("taglens.cli.doctor", "Check that everything taglens needs is here and works."),
+}
+
+
+class LazyGroup(TyperGroup):
+    """Lists commands from the table and imports only the one that is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, home in HOMES.items():
+            self.add_command(TyperCommand(name, help=home.help), name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, None if name is None else HOMES[name].load(name), rest
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    name="taglens",
+    help="Says what is in a picture: open image tagging, offline, without torch.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"taglens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def start(arguments: list[str] | None = None) -> None:
+    """Run a command line (None: the process's own) and exit with its status."""
+    prepare_streams()
+    app(args=sys.argv[1:] if arguments is None else arguments, prog_name="taglens")

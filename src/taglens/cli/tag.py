@@ -1,0 +1,350 @@
+"""``taglens tag``: files, folders and patterns in, one row per picture out.
+
+Knows the options, the order of rows, the exit status and what goes to which stream. Refuses to know how a
+picture is tagged (`taglens.inference.tagger`) or what an argument names (`taglens.inference.sources`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taglens.cli.console import OK, SOME_FAILED, ProgressLine, is_terminal, say
+from taglens.cli.listing import Listing
+from taglens.errors import UsageError
+from taglens.inference.sources import Found, Skipped, Source, Unopened, expand
+from taglens.results import Prediction
+
+if TYPE_CHECKING:
+    from taglens.inference.tagger import Tagger
+    from taglens.vocabulary import Vocabulary
+
+Show = Callable[[Prediction], None]
+
+SKIPPED_WORDS = {
+    "not_image": "no image",
+    "hidden": "hidden",
+    "linked": "a link to a folder visited elsewhere",
+    "too_deep": "too deep",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TagOptions:
+    """What ``taglens tag`` can be told; refuses what cannot be meant.
+
+    Attributes:
+        tags: names, synonyms or ids to choose among, or None for the model's own vocabulary.
+        add_tags: ``tags`` join the vocabulary instead of replacing it.
+        threshold: None takes the model's stored ones.
+        top: at most this many tags; None or 0: no limit.
+        max_pixels: None takes the library's limit.
+    """
+
+    model: str = "starter"
+    tags: tuple[str, ...] | None = None
+    add_tags: bool = False
+    vocabulary: Path | None = None
+    threshold: float | None = None
+    top: int | None = None
+    batch_size: int = 16
+    max_pixels: int | None = None
+    device: str = "auto"
+    engine: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
+            raise UsageError(f"--threshold must lie between 0 and 1, found {self.threshold:g}")
+        if self.top is not None and self.top < 0:
+            raise UsageError(f"--top must be 0 (no limit) or more, found {self.top}")
+        if self.batch_size < 1:
+            raise UsageError(f"--batch-size must be 1 or more, found {self.batch_size}")
+        if self.max_pixels is not None and self.max_pixels < 1:
+            raise UsageError(f"--max-pixels must be 1 or more, found {self.max_pixels}")
+        if self.tags == ():
+            raise UsageError('--tags names no tag; expected names with commas between them: --tags "dog,cat"')
+        if self.add_tags and self.tags is None:
+            raise UsageError('--add-tags says what to do with --tags; give both: --tags "dog,cat" --add-tags')
+        if self.tags is not None and self.vocabulary is not None and not self.add_tags:
+            raise UsageError(
+                "--tags and --vocabulary both replace the vocabulary; give one, or join: --add-tags"
+            )
+
+
+def split_tags(text: str | None) -> tuple[str, ...] | None:
+    """``"a, b"`` to names; empty pieces fall out; None stays None."""
+    return None if text is None else tuple(piece.strip() for piece in text.split(",") if piece.strip())
+
+
+def load_tagger(options: TagOptions) -> Tagger:
+    """The model, restricted to the wanted tags.
+
+    Raises:
+        ModelError: no such model, or a folder that is none.
+        UsageError: ``tags`` names what the model does not know.
+        VocabularyError: so does the vocabulary file, or it cannot be read.
+    """
+    # Looked up here: the engine behind it is heavy, and a wrong option should not have to wait for it.
+    from taglens.inference.tagger import Tagger
+
+    tagger = Tagger.from_pretrained(options.model, engine=options.engine, device=options.device)
+    wanted = wanted_vocabulary(tagger.vocabulary, options)
+    return tagger if wanted is None else tagger.with_vocabulary(wanted)
+
+
+def wanted_vocabulary(known: Vocabulary, options: TagOptions) -> Vocabulary | None:
+    """The vocabulary that the options ask for, or None where the model's own stays."""
+    from taglens.vocabulary import Vocabulary
+
+    base = None if options.vocabulary is None else Vocabulary.load(options.vocabulary)
+    if options.tags is None:
+        return base
+    columns = [known.position(tag) if tag in known else known.find(tag) for tag in options.tags]
+    # A hidden tag is never given, so that asking for it would silently find nothing.
+    known_columns = [column for column in columns if column is not None and not known[column].hidden]
+    if len(known_columns) < len(columns):
+        unknown = [
+            tag
+            for tag, column in zip(options.tags, columns, strict=True)
+            if column is None or known[column].hidden
+        ]
+        raise UsageError(_unknown_tags(unknown, known))
+    entries = [known[column] for column in dict.fromkeys(known_columns)]
+    if not options.add_tags:
+        return Vocabulary(entries, name=f"{known.name}-chosen")
+    if base is None:
+        # Every known tag is in the model's vocabulary already: joining them changes nothing.
+        return None
+    missing = [entry for entry in entries if entry.id not in base]
+    return Vocabulary([*base, *missing], name=base.name) if missing else base
+
+
+def _unknown_tags(unknown: list[str], known: Vocabulary) -> str:
+    from taglens.vocabulary import normalise
+
+    names = {
+        normalise(name): name for entry in known if not entry.hidden for name in (*entry.synonyms, entry.name)
+    }
+    parts = []
+    for tag in unknown:
+        near = [names[key] for key in difflib.get_close_matches(normalise(tag), names, n=3)]
+        parts.append(f"{tag!r} ({'nearest: ' + ', '.join(near) if near else 'nothing near'})")
+    given = sum(not entry.hidden for entry in known)
+    return (
+        f"--tags: this model does not know {', '.join(parts)}. Its vocabulary {known.ref} is closed: "
+        f"choose among its {given} tags, by name or synonym"
+    )
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened so far."""
+
+    pictures: int = 0
+    failed: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    interrupted: bool = False
+
+    def skipped_text(self) -> str:
+        """``"skipped: 2 no image, 1 hidden"``, or nothing."""
+        if not self.skipped:
+            return ""
+        reasons = (f"{count} {SKIPPED_WORDS[reason]}" for reason, count in self.skipped.most_common())
+        return "skipped: " + ", ".join(reasons)
+
+    def text(self) -> str:
+        parts = [f"{self.pictures} picture{'' if self.pictures == 1 else 's'}"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        text = ", ".join(parts)
+        return f"{text}; {self.skipped_text()}" if self.skipped else text
+
+
+def rows(
+    tagger: Tagger, found: Iterable[Found], options: TagOptions, *, tally: Tally
+) -> Iterator[tuple[Prediction, Path]]:
+    """One prediction per picture, with its path, in order; a folder that cannot be listed is an error row.
+
+    ``tally.skipped`` is counted as the names go by.
+
+    Raises:
+        UsageError: nothing was there to tag.
+    """
+    paths: deque[Path] = deque()
+    # Error rows that need no model, each with the number of pictures that come before it.
+    barred: deque[tuple[int, Unopened]] = deque()
+    asked = 0
+
+    def pictures() -> Iterator[Source]:
+        nonlocal asked
+        for item in found:
+            if isinstance(item, Skipped):
+                tally.skipped[item.reason] += 1
+            elif isinstance(item, Unopened):
+                barred.append((asked, item))
+            else:
+                asked += 1
+                paths.append(item.path)
+                yield item
+
+    def error_row(item: Unopened) -> tuple[Prediction, Path]:
+        source = item.source
+        row = Prediction(
+            source=source.shown,
+            width=None,
+            height=None,
+            tags=None,
+            model=tagger.ref,
+            vocabulary=tagger.vocabulary.ref,
+            error=item.failure,
+            source_bytes=source.source_bytes,
+        )
+        return row, source.path
+
+    limits: dict[str, Any] = {} if options.max_pixels is None else {"max_pixels": options.max_pixels}
+    predictions = tagger(
+        pictures(), threshold=options.threshold, top=options.top, batch_size=options.batch_size, **limits
+    )
+    given = 0
+    for prediction in predictions:
+        while barred and barred[0][0] <= given:
+            yield error_row(barred.popleft()[1])
+        yield prediction, paths.popleft()
+        given += 1
+    if not given and all(item.failure.type == "not_found" for _, item in barred):
+        reasons = [item.failure.message for _, item in barred] or ["no picture in the given folders"]
+        if tally.skipped:
+            reasons.append(tally.skipped_text())
+        raise UsageError(f"nothing to tag: {'; '.join(reasons)}")
+    for _, item in barred:
+        yield error_row(item)
+
+
+def deliver(
+    predictions: Iterable[tuple[Prediction, Path]], show: Show, *, tally: Tally, progress: ProgressLine
+) -> Iterator[tuple[Prediction, Path]]:
+    """Show and count each prediction as it passes. An interruption ends the stream; the tally notes it."""
+    try:
+        for prediction, path in predictions:
+            progress.clear()
+            show(prediction)
+            failed = int(prediction.error is not None)
+            tally.pictures += 1
+            tally.failed += failed
+            progress.advance(failed=failed)
+            yield prediction, path
+    except KeyboardInterrupt:
+        tally.interrupted = True
+    finally:
+        progress.clear()
+
+
+def show_json(prediction: Prediction) -> None:
+    """One line on standard output, on its way before the next picture is read."""
+    sys.stdout.write(prediction.to_json() + "\n")
+    sys.stdout.flush()
+
+
+def card(tagger: Tagger) -> str:
+    """The line that says which model gave the tags."""
+    return f"Model {tagger.ref}, vocabulary {tagger.vocabulary.ref} with {len(tagger.vocabulary)} tags"
+
+
+def run(
+    sources: Annotated[
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Pictures, folders (recursive) and patterns ('*.jpg')."),
+    ],
+    *,
+    model: Annotated[str, typer.Option("--model", help="A model's name, or its folder.")] = "starter",
+    tags: Annotated[
+        str | None, typer.Option("--tags", metavar='"A,B"', help="Choose among these tags only.")
+    ] = None,
+    add_tags: Annotated[
+        bool, typer.Option("--add-tags", help="--tags join the vocabulary instead of replacing it.")
+    ] = False,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option("--vocabulary", help="A vocabulary file to choose tags and thresholds from."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", help="Lowest score, 0 to 1, for every tag.", show_default="each tag's own"
+        ),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", help="At most this many tags; 0: no limit.", show_default="no limit"),
+    ] = None,
+    caption: Annotated[
+        bool, typer.Option("--caption", help="Also a sentence (needs a captioning model).")
+    ] = False,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Pictures per step.")] = 16,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, onnx or torch.")] = "auto",
+    max_pixels: Annotated[
+        int | None,
+        typer.Option("--max-pixels", help="Refuse larger pictures.", show_default="178 million"),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="JSON Lines on standard output, nothing else there.")
+    ] = False,
+    page: Annotated[
+        Path | None, typer.Option("--page", metavar="FILE", help="Also write a self-contained HTML page.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+) -> int:
+    """Say what is in pictures: one row each, in the order given.
+
+    Folders are walked; what is hidden there, or no image, is skipped and counted.
+
+    A picture that cannot be used gets a row that says why; the exit status is then 1.
+    """
+    if caption:
+        raise UsageError("--caption: the models of this release give tags and no captions; leave it out")
+    options = TagOptions(
+        model=model,
+        tags=split_tags(tags),
+        add_tags=add_tags,
+        vocabulary=vocabulary,
+        threshold=threshold,
+        top=top,
+        batch_size=batch_size,
+        max_pixels=max_pixels,
+        device=device,
+        engine=engine,
+    )
+    tagger = load_tagger(options)
+    tally = Tally()
+    found: Iterable[Found] = expand(sources)
+    total = 0
+    if not quiet and is_terminal(sys.stderr):
+        # Someone is watching: know the end before starting. Otherwise begin with the first name.
+        found = list(found)
+        total = sum(isinstance(item, Source) for item in found)
+    progress = ProgressLine(total)
+    show = show_json if json else Listing(sys.stdout).show
+    stream = deliver(rows(tagger, found, options, tally=tally), show, tally=tally, progress=progress)
+    if page is None:
+        for _ in stream:
+            pass
+    else:
+        from taglens.collection.page import write_page
+
+        write_page(stream, page, title="What is in these pictures", card=card(tagger))
+    if not quiet and (tally.pictures > 1 or tally.failed or tally.skipped):
+        say(tally.text() + ("" if page is None else f"; page: {page}"))
+    if tally.interrupted:
+        raise KeyboardInterrupt
+    return SOME_FAILED if tally.failed else OK

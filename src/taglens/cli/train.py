@@ -1,0 +1,145 @@
+"""``taglens train``: train a tagger from shard folders.
+
+Thin: reads options, calls `taglens.training.recipes.run`, draws progress. Needs the ``train`` extra (torch).
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from taglens.cli.console import OK, ProgressLine, say
+from taglens.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from taglens.training.loop import Progress
+
+
+def run(
+    *,
+    shards: Annotated[
+        list[str],
+        typer.Option("--shards", help="A shard folder, or FOLDER=SHARE for its share of the draws."),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The run's folder; the same one resumes a run.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Updates to make.")],
+    name: Annotated[str, typer.Option("--name", help="The model's name.")] = "model",
+    init: Annotated[
+        Path | None, typer.Option("--init", help="Start from this model folder; tags are matched by id.")
+    ] = None,
+    encoder: Annotated[str, typer.Option("--encoder", help="convnet or hybrid.")] = "convnet",
+    side: Annotated[int, typer.Option("--side", min=32, help="Side of the training pictures, px.")] = 128,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
+    lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 1e-3,
+    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Steps to the peak.")] = 200,
+    weight_decay: Annotated[float, typer.Option("--weight-decay", min=0.0)] = 0.05,
+    average: Annotated[float, typer.Option("--average", help="Decay of the weight average.")] = 0.999,
+    tags_per_step: Annotated[
+        int, typer.Option("--tags-per-step", min=0, help="Tags asked of the decoder a step; 0: all.")
+    ] = 96,
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision", help="fp32, bf16, or auto: bf16 where the processor multiplies it natively."
+        ),
+    ] = "auto",
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    evaluate_every: Annotated[
+        int, typer.Option("--evaluate-every", min=0, help="In steps; 0: at the end.")
+    ] = 0,
+    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=0, help="In steps.")] = 200,
+) -> int:
+    """Train a tagger. A killed run goes on from its last checkpoint when the same command is given again."""
+    for package in ("torch", "safetensors"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, extra="train", purpose="training")
+    from taglens.training import recipes
+    from taglens.training.loop import LoopConfig
+    from taglens.training.objectives import TagObjective
+
+    folders, shares = _sources(shards)
+    if encoder not in recipes.ENCODERS:
+        raise UsageError(f"unknown --encoder {encoder!r}; use {' or '.join(recipes.ENCODERS)}")
+    device = _device(device)
+    sources = recipes.open_sources(folders)
+    config = recipes.RunConfig(
+        loop=LoopConfig(
+            steps=steps,
+            side=side,
+            lr=lr,
+            warmup=warmup,
+            weight_decay=weight_decay,
+            average=average,
+            seed=seed,
+            precision=_precision(precision, device),
+            evaluate_every=evaluate_every,
+            checkpoint_every=checkpoint_every,
+        ),
+        batch_size=batch_size,
+        shares=shares,
+        objective=TagObjective(tags_per_step=tags_per_step),
+        encoder=recipes.ENCODERS[encoder],
+    )
+    line = ProgressLine(steps)
+
+    def report(progress: Progress) -> None:
+        losses = "  ".join(f"{key} {value:.3f}" for key, value in progress.losses.items())
+        line.reach(progress.step, f"{progress.images_per_s:.0f} images/s  {losses}")
+
+    try:
+        folder = recipes.run(
+            sources, config, out=out, name=name, start=init, device=device, report=report, say=say
+        )
+    finally:
+        line.clear()
+    say(f"model: {folder}; log: {out / 'log.jsonl'}")
+    return OK
+
+
+def _sources(given: list[str]) -> tuple[list[Path], dict[str, float]]:
+    """``FOLDER`` and ``FOLDER=SHARE`` arguments; shares for all or for none."""
+    folders: list[Path] = []
+    shares: dict[str, float] = {}
+    for argument in given:
+        folder, sign, share = argument.rpartition("=")
+        if not sign:
+            folders.append(Path(argument))
+            continue
+        folders.append(Path(folder))
+        try:
+            value = float(share)
+        except ValueError:
+            value = -1.0
+        if not value >= 0:
+            raise UsageError(f"--shards {argument}: the share after = must be a number of at least 0")
+        shares[Path(folder).resolve().name] = value
+    if shares and len(shares) != len(folders):
+        raise UsageError("give a share (FOLDER=SHARE) for every --shards or for none")
+    return folders, shares
+
+
+def _device(asked: str) -> str:
+    import torch
+
+    if asked == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this torch sees no CUDA device; use --device cpu")
+    if asked != "cpu" and not asked.startswith("cuda"):
+        raise UsageError(f"unknown --device {asked!r}; use auto, cpu or cuda")
+    return asked
+
+
+def _precision(asked: str, device: str) -> str:
+    """bf16 pays where it is native; on AVX2 it measured thirteen times slower than fp32 (EXPERIMENTS.md)."""
+    import torch
+
+    if asked != "auto":
+        return asked
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"

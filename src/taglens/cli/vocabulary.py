@@ -1,0 +1,216 @@
+"""``taglens vocabulary``: build, show, check and compare vocabularies.
+
+Thin: each command calls public functions of `taglens.language` or `taglens.vocabulary` and prints. Results go to standard output, accounts of the work to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from taglens.errors import UsageError
+from taglens.results import to_line
+from taglens.vocabulary import KINDS, Entry, Vocabulary, normalise
+
+if TYPE_CHECKING:
+    from taglens.language.vocabulary_builder import LeftOut
+
+Files = list[Path]
+
+
+def build(
+    *,
+    out: Annotated[Path, typer.Option("--out", help="The vocabulary file to write.")],
+    captions: Annotated[
+        Files | None, typer.Option("--captions", help="Text or .gz, one caption a line, or captions.jsonl.")
+    ] = None,
+    labels: Annotated[
+        Files | None, typer.Option("--labels", help="labels.jsonl; every label is a tag.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="The vocabulary's name.")] = "vocabulary",
+    description: Annotated[str, typer.Option("--description", help="One line for the file's header.")] = "",
+    top: Annotated[int | None, typer.Option("--top", help="At most this many frequent words.")] = None,
+    min_count: Annotated[int, typer.Option("--min-count", help="Captions that must name a word.")] = 10,
+    split: Annotated[str, typer.Option("--split", help="The rows of captions.jsonl to read.")] = "train",
+    synonyms: Annotated[
+        Files | None, typer.Option("--synonyms", help="More synonyms; they win over the shipped ones.")
+    ] = None,
+    deny: Annotated[Files | None, typer.Option("--deny", help="More words that are never a tag.")] = None,
+    allow: Annotated[
+        Files | None, typer.Option("--allow", help="More words that are tags though rare or denied.")
+    ] = None,
+    left_out: Annotated[
+        Path | None, typer.Option("--left-out", help="Also write what did not enter, and why, as TSV.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: in this one.")] = 0,
+) -> None:
+    """Build a vocabulary from captions and label sets."""
+    from taglens.language.parser import parse_lines
+    from taglens.language.vocabulary_builder import (
+        build_vocabulary,
+        count_words,
+        read_captions,
+        read_labels,
+    )
+    from taglens.language.word_lists import packaged
+
+    if not captions and not labels:
+        raise UsageError("nothing to build from: give --captions FILE, --labels FILE, or both")
+    lists = packaged(synonyms=synonyms or (), deny=deny or (), allow=allow or ())
+    lines = chain.from_iterable(read_captions(path, split=split) for path in captions or ())
+    counts = count_words(lines, lambda texts: parse_lines(texts, workers=workers), lists)
+    result = build_vocabulary(
+        counts,
+        lists,
+        labels=read_labels(labels or (), lists, counts),
+        min_count=min_count,
+        top=top,
+        name=name,
+        description=description,
+    )
+    result.vocabulary.save(out)
+    if left_out is not None:
+        left_out.write_text("".join(_left_out_lines(result.left_out)), encoding="utf-8")
+    kinds = Counter(entry.kind for entry in result.vocabulary)
+    said = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
+    typer.echo(f"{out}: {result.vocabulary.ref}, {len(result.vocabulary)} tags ({said})", err=True)
+    for problem in result.vocabulary.problems():
+        typer.echo(f"problem: {problem}", err=True)
+
+
+def _left_out_lines(left_out: tuple[LeftOut, ...]) -> Iterator[str]:
+    yield "kind\tname\tcount\treason\n"
+    for word in left_out:
+        yield f"{word.kind}\t{word.name}\t{word.count}\t{word.reason}\n"
+
+
+def show(
+    file: Annotated[Path, typer.Argument(help="A vocabulary file.")],
+    name: Annotated[
+        str | None, typer.Argument(help="One tag, by name or synonym: everything about it.")
+    ] = None,
+    *,
+    kind: Annotated[str | None, typer.Option("--kind", help="object, scene, attribute or action.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """List a vocabulary, or one tag of it with its homographs, parents and children."""
+    if kind is not None and kind not in KINDS:
+        raise UsageError(f"--kind {kind!r}; expected one of {', '.join(KINDS)}")
+    vocabulary = Vocabulary.load(file)
+    if name is not None:
+        rows = [_full_row(vocabulary, entry) for entry in _senses(vocabulary, name, kind=kind)]
+        if not rows:
+            raise UsageError(
+                f"{vocabulary.ref} has no tag or synonym {name!r}{f' of kind {kind}' if kind else ''}"
+            )
+    else:
+        rows = [entry.to_dict() for entry in vocabulary if kind in (None, entry.kind)]
+    if json:
+        for row in rows:
+            typer.echo(to_line(row))
+    elif name is not None:
+        for row in rows:
+            typer.echo("\n".join(f"{key:<12} {_cell(value)}" for key, value in row.items()) + "\n")
+    else:
+        _print_table(vocabulary, rows)
+
+
+def _senses(vocabulary: Vocabulary, name: str, *, kind: str | None) -> list[Entry]:
+    """The tags that a word can mean, the one that `Vocabulary.find` gives first."""
+    key = normalise(name)
+    first = vocabulary.find(name)
+    found = [
+        (position != first, position)
+        for position, entry in enumerate(vocabulary)
+        if key in (normalise(entry.name), *map(normalise, entry.synonyms)) and kind in (None, entry.kind)
+    ]
+    return [vocabulary[position] for _, position in sorted(found)]
+
+
+def _full_row(vocabulary: Vocabulary, entry: Entry) -> dict[str, Any]:
+    row = entry.to_dict()
+    position = vocabulary.position(entry.id)
+    row["homographs"] = [
+        other.id
+        for other in vocabulary
+        if other.id != entry.id and normalise(other.name) == normalise(entry.name)
+    ]
+    row["implies"] = sorted(vocabulary[p].id for p in vocabulary.with_parents([position]) - {position})
+    row["children"] = [other.id for other in vocabulary if entry.id in other.parents]
+    return row
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _print_table(vocabulary: Vocabulary, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{vocabulary.ref}: {len(rows)} of {len(vocabulary)} tags", title_justify="left")
+    table.add_column("count", justify="right")
+    for column in ("name", "kind", "parents", "synonyms"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        shown = row["name"] + (" (hidden)" if row.get("hidden") else "")
+        table.add_row(
+            str(row.get("count", 0)),
+            shown,
+            row["kind"],
+            ", ".join(parent.partition(":")[2] for parent in row.get("parents", ())),
+            ", ".join(row.get("synonyms", ())),
+        )
+    Console(file=sys.stdout).print(table)
+
+
+def check(file: Annotated[Path, typer.Argument(help="A vocabulary file.")]) -> None:
+    """Say what a careful reader would object to; exit status 1 when there is anything."""
+    vocabulary = Vocabulary.load(file)
+    problems = vocabulary.problems()
+    for problem in problems:
+        typer.echo(problem)
+    typer.echo(f"{vocabulary.ref}: {len(vocabulary)} tags, {len(problems)} problems", err=True)
+    if problems:
+        raise typer.Exit(1)
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(help="The vocabulary before.")],
+    new: Annotated[Path, typer.Argument(help="The vocabulary after.")],
+    *,
+    json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
+) -> None:
+    """Say what was added, removed, renamed or changed."""
+    from taglens.language.vocabulary_diff import compare
+
+    before, after = Vocabulary.load(old), Vocabulary.load(new)
+    difference = compare(before, after)
+    rows: list[dict[str, Any]] = [{"change": "removed", "id": id} for id in difference.removed]
+    rows += [{"change": "added", "id": id} for id in difference.added]
+    rows += [{"change": "renamed", "id": gone, "to": come} for gone, come in difference.renamed]
+    rows += [
+        {"change": "changed", "id": id, "fields": list(fields)} for id, fields in difference.changed.items()
+    ]
+    if difference.moved:
+        rows.append({"change": "reordered"})
+    if json:
+        for row in rows:
+            typer.echo(to_line(row))
+        return
+    signs = {"removed": "-", "added": "+", "renamed": ">", "changed": "~", "reordered": "~"}
+    for row in rows:
+        rest = (
+            f" -> {row['to']}" if "to" in row else f" ({', '.join(row['fields'])})" if "fields" in row else ""
+        )
+        typer.echo(f"{signs[row['change']]} {row.get('id', 'the order of the tags')}{rest}")
+    usable = (
+        "alike: models fit both" if before.fingerprint == after.fingerprint else "models do not carry over"
+    )
+    typer.echo(f"{before.ref} -> {after.ref}: {usable}", err=True)

@@ -1,0 +1,1 @@
+"""What happens to the predictions of many pictures: pages, stores, exports."""

@@ -1,0 +1,164 @@
+"""Pictures and targets in memory, and the stream of batches drawn from several sources.
+
+A batch is a function of its number: nothing is kept between steps, so a run that was killed goes on exactly where
+it stopped. Shapes: N pictures, S side, T tags, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+
+from taglens import images
+from taglens.data.shards import Sample, ShardSet
+from taglens.errors import DataError
+from taglens.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureSet:
+    """One source, decoded.
+
+    Attributes:
+        name: the source's name.
+        pixels: uint8 [N, S, S, 3].
+        present: uint8 [N, T], 1 where a tag was given.
+        absent_weight: float32 [T]: how far a tag that was not given counts as absent; 1 is a negative, 0 unknown.
+    """
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    present: npt.NDArray[np.uint8]
+    absent_weight: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """pixels uint8 [B, S, S, 3]; targets float32 [B, T] in {0, 1}; weights float32 [B, T], 0 where unknown."""
+
+    pixels: npt.NDArray[np.uint8]
+    targets: npt.NDArray[np.float32]
+    weights: npt.NDArray[np.float32]
+
+
+def decode_set(
+    shards: ShardSet,
+    vocabulary: Vocabulary,
+    *,
+    split: str,
+    side: int,
+    workers: int = 2,
+    progress: Callable[[int], None] | None = None,
+) -> PictureSet:
+    """Decode a split of a shard folder into memory, every picture squashed to ``side`` as at inference.
+
+    Raises:
+        DataError: the folder has no such split.
+        MismatchError: the shards were built with another vocabulary.
+    """
+    vocabulary.require(shards.vocabulary.fingerprint, what=f"the shard folder {shards.name}")
+    count = shards.splits.get(split, 0)
+    if not count:
+        raise DataError(
+            f"shard folder {shards.name} has no split {split!r}; it has {', '.join(shards.splits)}"
+        )
+    pixels = np.empty((count, side, side, 3), np.uint8)
+    present = np.zeros((count, len(vocabulary)), np.uint8)
+
+    def place(item: tuple[int, Sample]) -> None:
+        number, sample = item
+        picture = images.load(sample.image, at_least=side)
+        prepared = images.prepare(picture.pixels, side)
+        pixels[number] = np.rint(prepared.transpose(1, 2, 0) * 255)
+        present[number, [vocabulary.position(id) for id in sample.tags]] = 1
+
+    samples = enumerate(shards.samples(split))
+    done = 0
+    with ThreadPoolExecutor(workers) as pool:
+        # A window at a time: the encoded pictures of a whole split need not be in memory at once.
+        while window := list(islice(samples, 512)):
+            list(pool.map(place, window))
+            done += len(window)
+            if progress:
+                progress(done)
+    weight = np.zeros(len(vocabulary), np.float32)
+    weight[shards.scope] = shards.absent_weight
+    return PictureSet(shards.name, pixels, present, weight)
+
+
+class BatchStream:
+    """Batches that mix several sources in fixed shares.
+
+    Args:
+        sets: the sources.
+        shares: relative share of each source in the draws; by default its size.
+        batch_size: B.
+        seed: with the batch number, decides everything.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[PictureSet],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shares: Mapping[str, float] | None = None,
+    ) -> None:
+        if not sets or batch_size < 1:
+            raise DataError(
+                f"a stream needs sources and a batch size of at least 1, found {len(sets)} and {batch_size}"
+            )
+        given = np.array([len(s) if shares is None else shares.get(s.name, 0.0) for s in sets], np.float64)
+        if given.sum() <= 0:
+            raise DataError(f"no source has a share above 0: {[s.name for s in sets]}")
+        self.sets = list(sets)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._shares = given / given.sum()
+        self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+
+    def _order(self, source: int, epoch: int) -> npt.NDArray[np.int64]:
+        key = (source, epoch)
+        if key not in self._orders:
+            self._orders = {k: v for k, v in self._orders.items() if k[0] != source or k[1] == epoch - 1}
+            rng = np.random.default_rng((self.seed, source, epoch))
+            self._orders[key] = rng.permutation(len(self.sets[source]))
+        return self._orders[key]
+
+    def members(self, number: int) -> list[tuple[int, npt.NDArray[np.int64]]]:
+        """Which pictures make up batch ``number``: (source, rows [k]) per source drawn from.
+
+        After n batches source s has been drawn floor(n B share) times, so shares hold exactly in the long run, and
+        each source is gone through in full before it repeats.
+        """
+        bounds = [
+            np.floor(n * self.batch_size * np.cumsum(self._shares) + 1e-6) for n in (number, number + 1)
+        ]
+        drawn = [np.diff(b, prepend=0.0).astype(np.int64) for b in bounds]
+        chosen = []
+        for source in range(len(self.sets)):
+            draws = np.arange(drawn[0][source], drawn[1][source])
+            if len(draws):
+                size = len(self.sets[source])
+                rows = [self._order(source, int(d) // size)[int(d) % size] for d in draws]
+                chosen.append((source, np.array(rows, np.int64)))
+        return chosen
+
+    def batch(self, number: int) -> Batch:
+        """Batch ``number``, the same whenever it is asked for."""
+        pixels, targets, weights = [], [], []
+        for source, rows in self.members(number):
+            s = self.sets[source]
+            present = s.present[rows].astype(np.float32)
+            pixels.append(s.pixels[rows])
+            targets.append(present)
+            weights.append(np.where(present > 0, np.float32(1), s.absent_weight))
+        return Batch(np.concatenate(pixels), np.concatenate(targets), np.concatenate(weights))

@@ -1,0 +1,1 @@
+"""From sources to predictions: naming pictures, running a model, keeping the order."""

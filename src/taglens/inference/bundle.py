@@ -1,0 +1,140 @@
+"""An exported model on disk: what inference needs, in one folder, without torch.
+
+    config.json        name, fingerprint, side, widths; written last, so a folder that has one is complete
+    model.onnx         pixels [B, 3, S, S] in [0, 1] -> scores [B, T], pooled [B, K]
+    vocabulary.jsonl   what the T columns mean
+
+Knows names and checksums; knows nothing of how a graph is run (`engines`) or made (`export`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from taglens.errors import ModelError
+from taglens.vocabulary import Vocabulary
+
+CONFIG, GRAPH, VOCABULARY = "config.json", "model.onnx", "vocabulary.jsonl"
+FORMAT_VERSION = 1
+STARTER = "starter"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A complete bundle folder.
+
+    Attributes:
+        name: the model's name.
+        fingerprint: first 12 hex digits of the graph's sha256.
+        side: side in pixels of the square the graph takes.
+    """
+
+    folder: Path
+    name: str
+    fingerprint: str
+    side: int
+    vocabulary: Vocabulary
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.fingerprint}"
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / GRAPH
+
+    @classmethod
+    def open(cls, folder: Path) -> Bundle:
+        """Read and check a bundle.
+
+        Raises:
+            ModelError: a file is missing, or the graph is not the one the configuration was written for.
+            MismatchError: the vocabulary beside it belongs to another model.
+        """
+        row = read_config(folder)
+        try:
+            name, wanted, side = str(row["name"]), str(row["graph_sha256"]), int(row["side"])
+            vocabulary_fingerprint = str(row["vocabulary"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{folder / CONFIG} is incomplete: {error}") from None
+        try:
+            found = checksum(folder / GRAPH)
+        except OSError as error:
+            raise ModelError(
+                f"cannot read {folder / GRAPH}: {error.strerror}; export or copy it again"
+            ) from None
+        if found != wanted:
+            raise ModelError(
+                f"{folder / GRAPH} is not the file its configuration was written for "
+                f"(sha256 {wanted[:12]}… expected, {found[:12]}… found): it was cut or replaced; copy it again"
+            )
+        vocabulary = Vocabulary.load(folder / VOCABULARY)
+        vocabulary.require(vocabulary_fingerprint, what=f"the model in {folder}")
+        return cls(folder, name, wanted[:12], side, vocabulary)
+
+
+def checksum(path: Path) -> str:
+    """A file's sha256 in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    try:
+        row = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder} is no model folder: it has no {CONFIG}. Give the name of a shipped model ({STARTER}) "
+            "or a folder written by taglens"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {folder / CONFIG}: {error}") from None
+    if not isinstance(row, dict) or row.get("taglens_bundle") != FORMAT_VERSION:
+        if is_trained(folder):
+            raise ModelError(
+                f"{folder} holds weights for torch; export it first: taglens bundle {folder} --out DIR"
+            )
+        raise ModelError(f"{folder / CONFIG} is not a bundle of format {FORMAT_VERSION}")
+    return row
+
+
+def write_config(
+    folder: Path, *, name: str, side: int, vocabulary: Vocabulary, about: dict[str, Any]
+) -> None:
+    """Complete a folder that holds a graph and a vocabulary file."""
+    row = {
+        "taglens_bundle": FORMAT_VERSION,
+        "name": name,
+        "side": side,
+        "vocabulary": vocabulary.fingerprint,
+        "graph_sha256": checksum(folder / GRAPH),
+        **about,
+    }
+    beside = folder / (CONFIG + ".part")
+    beside.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    beside.replace(folder / CONFIG)
+
+
+def is_trained(folder: Path) -> bool:
+    """Whether the folder holds weights for torch instead of an exported graph.
+
+    A folder that is neither is not judged here: whoever opens it says what is missing.
+    """
+    try:
+        row = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(row, dict) and "taglens_model" in row
+
+
+def locate(name_or_folder: str | os.PathLike[str]) -> Path:
+    """The folder of a model: a shipped model's by name, else the folder itself."""
+    if os.fspath(name_or_folder) == STARTER:
+        return Path(str(files("taglens"))) / "assets" / STARTER
+    return Path(name_or_folder)

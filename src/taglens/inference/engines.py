@@ -1,0 +1,128 @@
+"""One call from prepared pixels to scores, whatever runs it.
+
+Knows ONNX Runtime and torch, each imported only when asked for. Knows nothing of files of pictures or of tags.
+Shapes: B images, S side, T tags, K pooled width.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from taglens.errors import MissingExtraError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from taglens.models.recognizer import Recognizer
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """scores [B, T], probabilities in [0, 1]; pooled [B, K], the picture's own vector."""
+
+    scores: Array
+    pooled: Array
+
+
+class Engine(Protocol):
+    """Anything that scores prepared pixels."""
+
+    def __call__(self, pixels: Array) -> Output:
+        """Score float32 [B, 3, S, S] in [0, 1]."""
+        ...
+
+
+def finite(output: Output, model: str) -> Output:
+    """The output unchanged. Raises ModelError when a score is not a number: such a model has no answer to give."""
+    if not np.isfinite(output.scores).all():
+        raise ModelError(
+            f"{model} gives scores that are not finite: its weights are damaged; copy or train it again"
+        )
+    return output
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU or a CUDA device.
+
+    Args:
+        threads: threads inside one operator; None: all cores.
+
+    Raises:
+        ModelError: the graph cannot be loaded, or does not have the bundle's inputs and outputs.
+        UsageError: the device is not one this installation has.
+    """
+
+    def __init__(self, graph: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        available = onnxruntime.get_available_providers()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or (os.cpu_count() or 1)
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(graph), options, providers=_providers(device, available)
+            )
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own, one per status code
+            raise ModelError(f"cannot load {graph}: {error}") from None
+        names = [output.name for output in self._session.get_outputs()]
+        if names[:2] != ["scores", "pooled"]:
+            raise ModelError(f"{graph} gives {names}; a tagging bundle gives scores and pooled")
+
+    def __call__(self, pixels: Array) -> Output:
+        scores, pooled = self._session.run(["scores", "pooled"], {"pixels": pixels})
+        return Output(scores, pooled)
+
+
+def _providers(device: str, available: list[str]) -> list[str]:
+    wanted = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+    kind = device.partition(":")[0]
+    if kind == "auto":
+        return [name for name in ("CUDAExecutionProvider", "CPUExecutionProvider") if name in available]
+    if kind not in wanted:
+        raise UsageError(f"unknown device {device!r}; use auto, cpu or cuda")
+    if wanted[kind] not in available:
+        raise UsageError(
+            f"device {device!r} is not available in this ONNX Runtime ({', '.join(available)}); "
+            "for CUDA install onnxruntime-gpu in its place, or use cpu"
+        )
+    return [wanted[kind], *(["CPUExecutionProvider"] if kind == "cuda" else [])]
+
+
+class TorchEngine:
+    """A torch model in eval mode, on the CPU or a CUDA device."""
+
+    def __init__(self, model: Recognizer, *, device: str = "auto") -> None:
+        import torch
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise UsageError(f"device {device!r}: this torch sees no CUDA device; use cpu")
+        self._device = device
+        self._model = model.eval().to(device)
+
+    def __call__(self, pixels: Array) -> Output:
+        import torch
+
+        with torch.inference_mode():
+            found = self._model(torch.from_numpy(pixels).to(self._device))
+            scores, pooled = torch.sigmoid(found.logits), found.pooled
+        return Output(scores.float().cpu().numpy(), pooled.float().cpu().numpy())
+
+
+def require_torch(purpose: str) -> Any:
+    """torch, or MissingExtraError with the pip line."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise MissingExtraError("torch", extra="train", purpose=purpose) from None
+    return torch

@@ -1,0 +1,274 @@
+"""`Tagger`: pictures in, predictions out, one at a time or a million.
+
+Decoding runs ahead of the engine in a few threads; results come in the order of the sources; a picture that cannot
+be read becomes a row with its error and never stops the others.
+Shapes: B batch, S side, T tags, K pooled width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from taglens import images
+from taglens.errors import ImageError, UsageError, VocabularyError
+from taglens.inference.bundle import Bundle, checksum, is_trained, locate
+from taglens.inference.engines import Engine, OnnxEngine, TorchEngine, finite, require_torch
+from taglens.inference.sources import Source
+from taglens.results import Failure, Prediction
+from taglens.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+Array = npt.NDArray[np.float32]
+Picture: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | npt.NDArray[Any] | Source"
+ENGINES = ("auto", "onnx", "torch")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ready:
+    """A picture on its way to the engine: prepared pixels [3, S, S], or why there are none."""
+
+    source: Source
+    pixels: Array | None = None
+    width: int | None = None
+    height: int | None = None
+    notes: tuple[str, ...] = ()
+    error: ImageError | None = None
+
+
+class Tagger:
+    """A model with its vocabulary, ready to tag.
+
+    Calling it is lazy: rows come as they are made, and sources are drawn as they are needed.
+    """
+
+    def __init__(self, engine: Engine, vocabulary: Vocabulary, *, ref: str, side: int) -> None:
+        self.vocabulary = vocabulary
+        self.ref = ref
+        self.side = side
+        self._engine = engine
+        self._columns: npt.NDArray[np.intp] | None = None
+        self._known = vocabulary
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | os.PathLike[str] = "starter",
+        *,
+        engine: str = "auto",
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Tagger:
+        """Load a shipped model by name, an exported bundle, or (with torch) a trained model folder.
+
+        Args:
+            engine: "onnx", "torch", or "auto": whatever the folder was written for.
+            device: "auto", "cpu" or "cuda".
+            threads: threads of the engine; None: all cores.
+
+        Raises:
+            ModelError: no such model, or its files are damaged.
+            MismatchError: the vocabulary beside the model belongs to another.
+            UsageError: an engine or device that does not exist or does not fit the folder.
+        """
+        if engine not in ENGINES:
+            raise UsageError(f"unknown engine {engine!r}; use {', '.join(ENGINES)}")
+        folder = locate(name_or_folder)
+        trained = is_trained(folder)
+        if engine == "auto":
+            engine = "torch" if trained else "onnx"
+        if engine == "torch":
+            if not trained:
+                raise UsageError(
+                    f"engine torch needs a trained model folder; {folder} is an exported bundle: use onnx"
+                )
+            return cls._from_trained(folder, device=device)
+        bundle = Bundle.open(folder)
+        return cls(
+            OnnxEngine(bundle.graph, device=device, threads=threads),
+            bundle.vocabulary,
+            ref=bundle.ref,
+            side=bundle.side,
+        )
+
+    @classmethod
+    def _from_trained(cls, folder: Path, *, device: str) -> Tagger:
+        require_torch("the torch engine")
+        from taglens.models.checkpoint import WEIGHTS, from_pretrained
+
+        model, vocabulary, name = from_pretrained(folder)
+        ref = f"{name}@{checksum(folder / WEIGHTS)[:12]}"
+        return cls(TorchEngine(model, device=device), vocabulary, ref=ref, side=model.config.side)
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> Tagger:
+        """The same model giving only these tags, matched by id, then by name or synonym; a new object.
+
+        Names, synonyms, thresholds and hidden marks are the given vocabulary's own; a tag without a threshold there
+        takes the model's.
+
+        Raises:
+            VocabularyError: a tag that the model was not trained on.
+        """
+        columns: list[int] = []
+        strange: list[str] = []
+        for entry in vocabulary:
+            column = self._known.position(entry.id) if entry.id in self._known else None
+            for name in (entry.name, *entry.synonyms):
+                if column is None:
+                    column = self._known.find(name)
+            if column is None:
+                strange.append(entry.name)
+            else:
+                columns.append(column)
+        if strange:
+            more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+            raise VocabularyError(
+                f"{self.ref} does not know {', '.join(repr(n) for n in strange[:5])}{more}: it scores the "
+                f"{len(self._known)} tags it was trained on; list them with: taglens vocabulary show"
+            )
+        other = Tagger(
+            self._engine,
+            vocabulary.with_thresholds(
+                [
+                    self._known[c].threshold if e.threshold is None else e.threshold
+                    for e, c in zip(vocabulary, columns, strict=True)
+                ]
+            ),
+            ref=self.ref,
+            side=self.side,
+        )
+        other._columns = np.array(columns, np.intp)
+        other._known = self._known
+        return other
+
+    # -- tagging ---------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        sources: Picture | Iterable[Picture],
+        *,
+        threshold: float | None = None,
+        top: int | None = None,
+        batch_size: int = 16,
+        max_pixels: int = images.DEFAULT_MAX_PIXELS,
+    ) -> Iterator[Prediction]:
+        """Tag pictures, in order.
+
+        Args:
+            sources: paths, encoded bytes, Pillow images or arrays; one of them or any iterable of them.
+            threshold: lowest score given, 0 to 1; None takes the vocabulary's own per tag.
+            top: at most this many tags, after the threshold; None or 0: no limit.
+            batch_size: pictures per engine call.
+            max_pixels: larger pictures are refused before they are decoded.
+
+        Raises:
+            UsageError: at once, for a threshold, top or batch size that cannot be meant.
+            ModelError: the model's scores are not finite.
+        """
+        if threshold is not None and not 0.0 <= threshold <= 1.0:
+            raise UsageError(f"threshold {threshold} is not between 0 and 1")
+        if top is not None and top < 0:
+            raise UsageError(f"top {top} is below 0; 0 means no limit")
+        return (
+            self._prediction(ready, scores, threshold, top)
+            for ready, scores in self._stream(sources, batch_size, max_pixels)
+        )
+
+    def scores(
+        self, sources: Picture | Iterable[Picture], *, batch_size: int = 16
+    ) -> Iterator[tuple[Path, Array | None]]:
+        """Every tag's score [T] per picture, with its path; None where the picture could not be read."""
+        for ready, scores in self._stream(sources, batch_size, images.DEFAULT_MAX_PIXELS):
+            yield ready.source.path, scores
+
+    def _prediction(
+        self, ready: _Ready, scores: Array | None, threshold: float | None, top: int | None
+    ) -> Prediction:
+        return Prediction(
+            source=ready.source.shown,
+            source_bytes=ready.source.source_bytes,
+            width=ready.width,
+            height=ready.height,
+            tags=None if scores is None else self.vocabulary.select(scores, threshold=threshold, top=top),
+            model=self.ref,
+            vocabulary=self.vocabulary.ref,
+            notes=ready.notes,
+            error=None if ready.error is None else Failure.of(ready.error),
+        )
+
+    def _stream(
+        self, sources: Picture | Iterable[Picture], batch_size: int, max_pixels: int
+    ) -> Iterator[tuple[_Ready, Array | None]]:
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size} is below 1")
+        pictures = iter([sources] if _is_one(sources) else sources)  # type: ignore[arg-type, list-item]
+        workers = min(8, os.cpu_count() or 1)
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="taglens-decode")
+        ahead: deque[Future[_Ready]] = deque()
+        try:
+            while True:
+                # One batch in the engine, one being decoded: memory stays bounded by two batches.
+                while len(ahead) < 2 * batch_size:
+                    picture = next(pictures, None)
+                    if picture is None:
+                        break
+                    ahead.append(pool.submit(self._read, picture, max_pixels))
+                if not ahead:
+                    return
+                group = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
+                yield from self._score(group)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, picture: Picture, max_pixels: int) -> _Ready:
+        source, content = _named(picture)
+        try:
+            loaded = images.load(content, max_pixels=max_pixels, at_least=self.side)
+        except ImageError as error:
+            return _Ready(source, error=error)
+        pixels = images.prepare(loaded.pixels, self.side)
+        return _Ready(source, pixels, loaded.width, loaded.height, loaded.notes)
+
+    def _score(self, group: list[_Ready]) -> Iterator[tuple[_Ready, Array | None]]:
+        pixels = [ready.pixels for ready in group if ready.pixels is not None]
+        rows: Iterator[Array] = iter(())
+        if pixels:
+            scores = finite(self._engine(np.stack(pixels)), self.ref).scores
+            rows = iter(scores if self._columns is None else scores[:, self._columns])
+        for ready in group:
+            yield ready, None if ready.pixels is None else next(rows)
+
+
+def _is_one(sources: Any) -> bool:
+    """Whether this is a single picture: a name, bytes, a Source, an array of pixels, or a Pillow image."""
+    if isinstance(sources, str | os.PathLike | bytes | bytearray | Source | np.ndarray):
+        return True
+    return hasattr(sources, "getbands") and hasattr(sources, "size")
+
+
+def _named(picture: Picture) -> tuple[Source, Any]:
+    """A picture's name for its row, and what `images.load` is to read."""
+    if isinstance(picture, Source):
+        return picture, picture.path
+    if isinstance(picture, str | os.PathLike):
+        source = Source.of(picture)
+        return source, source.path
+    kind = (
+        "bytes"
+        if isinstance(picture, bytes | bytearray)
+        else "array"
+        if isinstance(picture, np.ndarray)
+        else "image"
+    )
+    name = getattr(picture, "filename", "") if kind == "image" else ""
+    return Source(Path(name or f"<{kind}>"), name or f"<{kind}>"), picture

@@ -1,0 +1,134 @@
+"""A model folder for torch: config.json, model.safetensors, vocabulary.jsonl. Strict both ways.
+
+Knows files and shapes; knows nothing of training state (`taglens.training.loop`) or exported bundles
+(`taglens.inference.bundle`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from taglens.errors import ModelError
+from taglens.models.configs import RecognizerConfig
+from taglens.models.recognizer import Recognizer
+from taglens.vocabulary import Vocabulary
+
+CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.jsonl"
+FORMAT_VERSION = 1
+
+
+def save_pretrained(
+    model: Recognizer, vocabulary: Vocabulary, folder: str | os.PathLike[str], *, name: str
+) -> None:
+    """Write the folder; the configuration goes last, so that a folder with one is complete."""
+    folder = Path(folder)
+    if len(vocabulary) != model.config.tags:
+        raise ModelError(f"the model has {model.config.tags} tags and {vocabulary.ref} has {len(vocabulary)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    vocabulary.save(folder / VOCABULARY)
+    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    beside = folder / (WEIGHTS + ".part")
+    save_file(state, beside)
+    beside.replace(folder / WEIGHTS)
+    row = {
+        "taglens_model": FORMAT_VERSION,
+        "name": name,
+        "vocabulary": vocabulary.fingerprint,
+        "recognizer": model.config.to_dict(),
+    }
+    beside = folder / (CONFIG + ".part")
+    beside.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+    beside.replace(folder / CONFIG)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises ModelError when it is missing, damaged or of another format."""
+    try:
+        row = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model folder: {CONFIG} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {folder / CONFIG}: {error}") from None
+    if not isinstance(row, dict) or row.get("taglens_model") != FORMAT_VERSION:
+        raise ModelError(f"{folder / CONFIG} is not a taglens model configuration of format {FORMAT_VERSION}")
+    return row
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    try:
+        state = load_file(folder / WEIGHTS)
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model folder: {WEIGHTS} is missing") from None
+    except Exception as error:  # noqa: BLE001 - safetensors' own error class is not public in every release
+        raise ModelError(f"{folder / WEIGHTS} is damaged: {error}") from None
+    for key, value in state.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ModelError(
+                f"{folder / WEIGHTS}: {key} holds values that are not finite; train or copy it again"
+            )
+    return state
+
+
+def from_pretrained(folder: str | os.PathLike[str]) -> tuple[Recognizer, Vocabulary, str]:
+    """Read a folder back: the model in eval mode, its vocabulary and its name.
+
+    Raises:
+        ModelError: a file is missing, damaged or not finite, or a tensor's name or shape does not fit.
+        MismatchError: the vocabulary beside the weights is another one.
+    """
+    folder = Path(folder)
+    row = read_config(folder)
+    vocabulary = Vocabulary.load(folder / VOCABULARY)
+    vocabulary.require(str(row["vocabulary"]), what=f"the model in {folder}")
+    model = Recognizer(RecognizerConfig.from_dict(row["recognizer"]))
+    try:
+        model.load_state_dict(_weights(folder), strict=True)
+    except RuntimeError as error:
+        raise ModelError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from None
+    return model.eval(), vocabulary, str(row["name"])
+
+
+# What belongs to one vocabulary and cannot go to a model of another.
+_PER_TAG = ("bank.", "pooled_bias")
+
+
+def start_from(model: Recognizer, folder: str | os.PathLike[str], vocabulary: Vocabulary) -> list[str]:
+    """Begin training from another model's weights, matching tags by id.
+
+    Encoder, projection and decoder are taken over and must fit; label embeddings are taken over for the tags that
+    both vocabularies hold, the others keep their fresh values.
+
+    Returns:
+        ids of the tags that started fresh.
+    """
+    folder = Path(folder)
+    read_config(folder)
+    old = Vocabulary.load(folder / VOCABULARY)
+    state = _weights(folder)
+    ours = model.state_dict()
+    fresh = [id for id in vocabulary.ids if id not in old]
+    pairs = [(vocabulary.position(id), old.position(id)) for id in vocabulary.ids if id in old]
+    to, source = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))
+    for key, value in ours.items():
+        if key not in state:
+            raise ModelError(f"{folder / WEIGHTS} has no {key}: it holds another architecture")
+        if key.startswith(_PER_TAG):
+            if state[key].shape[1:] != value.shape[1:]:
+                raise ModelError(f"{key}: {tuple(state[key].shape)} does not fit {tuple(value.shape)}")
+            value[to] = state[key][source]
+        elif state[key].shape != value.shape:
+            raise ModelError(
+                f"{key}: {tuple(state[key].shape)} in {folder} does not fit {tuple(value.shape)} here; "
+                "use the configuration that the folder's model was made with"
+            )
+        else:
+            value.copy_(state[key])
+    return fresh

@@ -1,0 +1,156 @@
+"""Sizes of every part, as small frozen values that refuse nonsense at birth.
+
+Shape legend of the package: B images, N tokens, C encoder width, D decoder width, L label width, T tags.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from taglens.errors import ModelError
+
+# Statistics of natural photographs in [0, 1], RGB; encoders keep them as buffers and normalise their own pixels,
+# so that training and inference cannot disagree about them.
+PIXEL_MEAN = (0.485, 0.456, 0.406)
+PIXEL_STD = (0.229, 0.224, 0.225)
+
+
+def _positive(owner: str, **values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise ModelError(f"{owner}.{name} must be at least 1, found {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class ConvNetConfig:
+    """A residual convolutional encoder: stride 4 after the stem, halved again before stages 2, 3 and 4."""
+
+    widths: tuple[int, ...] = (48, 96, 192, 384)
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+    stem_width: int = 24
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.depths) or not self.widths:
+            raise ModelError(f"ConvNetConfig: {len(self.widths)} widths for {len(self.depths)} depths")
+        _positive("ConvNetConfig", stem_width=self.stem_width, width=min(self.widths), depth=min(self.depths))
+
+    @property
+    def out_width(self) -> int:
+        return self.widths[-1]
+
+    @property
+    def stride(self) -> int:
+        return 2 ** (1 + len(self.widths))
+
+
+@dataclass(frozen=True, slots=True)
+class HybridConfig:
+    """Convolutions down to stride 16, then transformer blocks over what is left (64 tokens at side 128)."""
+
+    widths: tuple[int, ...] = (48, 96, 192)
+    depths: tuple[int, ...] = (2, 2, 2)
+    stem_width: int = 24
+    attention_width: int = 256
+    attention_depth: int = 4
+    heads: int = 4
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.depths) or not self.widths:
+            raise ModelError(f"HybridConfig: {len(self.widths)} widths for {len(self.depths)} depths")
+        _positive(
+            "HybridConfig", stem_width=self.stem_width, attention_depth=self.attention_depth, heads=self.heads
+        )
+        if self.attention_width % self.heads:
+            raise ModelError(
+                f"HybridConfig: attention_width {self.attention_width} is not a multiple of {self.heads} heads"
+            )
+
+    @property
+    def out_width(self) -> int:
+        return self.attention_width
+
+    @property
+    def stride(self) -> int:
+        return 2 ** (1 + len(self.widths))
+
+
+EncoderConfig = ConvNetConfig | HybridConfig
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """The alignment decoder (Tag2Text 1.4, RAM 2.2): cross-attention and feed-forward, no self-attention."""
+
+    width: int = 192
+    depth: int = 2
+    heads: int = 4
+    ffn_width: int = 384
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        _positive("DecoderConfig", width=self.width, depth=self.depth, heads=self.heads, ffn=self.ffn_width)
+        if self.width % self.heads:
+            raise ModelError(f"DecoderConfig: width {self.width} is not a multiple of {self.heads} heads")
+
+
+@dataclass(frozen=True, slots=True)
+class RecognizerConfig:
+    """The assembled model.
+
+    Attributes:
+        tags: T, the vocabulary's length.
+        token_width: width to which image tokens are projected before the decoder.
+        label_width: L, width of a label embedding.
+        pooled_term: add the scaled product of the projected pooled token and the label embedding to the decoder's
+            logit. Published models have none; at the starter's size it lets the encoder learn sooner.
+        side: side in pixels of the square that the model was last trained on.
+    """
+
+    encoder: EncoderConfig
+    tags: int
+    decoder: DecoderConfig = DecoderConfig()
+    token_width: int = 192
+    label_width: int = 192
+    pooled_term: bool = True
+    side: int = 128
+
+    def __post_init__(self) -> None:
+        _positive(
+            "RecognizerConfig", tags=self.tags, token_width=self.token_width, label_width=self.label_width
+        )
+        if self.pooled_term and self.token_width != self.label_width:
+            raise ModelError(
+                f"RecognizerConfig: the pooled term needs token_width {self.token_width} "
+                f"equal to label_width {self.label_width}"
+            )
+        if self.side < self.encoder.stride:
+            raise ModelError(
+                f"RecognizerConfig: side {self.side} is below the encoder's stride {self.encoder.stride}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        encoder = {"type": "convnet" if isinstance(self.encoder, ConvNetConfig) else "hybrid"}
+        return {**asdict(self), "encoder": {**encoder, **asdict(self.encoder)}}
+
+    @classmethod
+    def from_dict(cls, row: dict[str, Any]) -> RecognizerConfig:
+        """The inverse of `to_dict`. Raises ModelError naming what is unknown or missing."""
+        try:
+            parts = dict(row)
+            encoder = dict(parts.pop("encoder"))
+            kind = encoder.pop("type")
+            classes: dict[str, type[ConvNetConfig] | type[HybridConfig]] = {
+                "convnet": ConvNetConfig,
+                "hybrid": HybridConfig,
+            }
+            if kind not in classes:
+                raise ModelError(f"unknown encoder {kind!r}; this release knows {', '.join(classes)}")
+            for key in ("widths", "depths"):
+                encoder[key] = tuple(encoder[key])
+            decoder = DecoderConfig(**parts.pop("decoder"))
+            return cls(encoder=classes[kind](**encoder), decoder=decoder, **parts)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"the model's configuration is incomplete or unknown to this release: {error}"
+            ) from None

@@ -1,0 +1,242 @@
+"""The training loop: steps, logs, checkpoints, resume.
+
+Knows nothing of what is trained for (an objective is passed in) nor of where pictures come from (a stream of
+batches is passed in). The same loop runs on a CPU and on CUDA; bf16 is used where it is asked for.
+
+A run folder holds ``log.jsonl``, ``state.pt`` (for resuming) and, at the end, what `save_pretrained` writes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from taglens.data.batches import Batch
+from taglens.errors import MismatchError, ModelError, UsageError
+from taglens.models.recognizer import Recognizer
+from taglens.training.augment import AugmentConfig, augment
+from taglens.training.optim import Average, adamw, rate
+
+STATE, LOG = "state.pt", "log.jsonl"
+
+
+class Stream(Protocol):
+    """Batches by number; the same number gives the same batch."""
+
+    def batch(self, number: int) -> Batch: ...
+
+
+class Objective(Protocol):
+    def losses(
+        self,
+        model: Recognizer,
+        images: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        *,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]: ...
+
+    def total(self, named: Mapping[str, Tensor]) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """How long and how fast.
+
+    Attributes:
+        steps: number of updates.
+        side: side of the training pictures in pixels.
+        lr: peak learning rate; warmup: steps to reach it.
+        clip: largest gradient norm.
+        average: decay of the weight average that is evaluated and saved.
+        checkpoint_every, evaluate_every: in steps; 0 only at the end.
+        precision: "fp32" or "bf16" (mixed; worth it only where the processor multiplies bf16 natively).
+    """
+
+    steps: int
+    side: int = 128
+    lr: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    average: float = 0.999
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 200
+    evaluate_every: int = 0
+    precision: str = "fp32"
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.side < 8 or self.lr <= 0:
+            raise UsageError(
+                f"steps {self.steps}, side {self.side} and lr {self.lr} must be at least 1, at least 8 and above 0"
+            )
+        if self.precision not in ("fp32", "bf16"):
+            raise UsageError(f"precision {self.precision!r} is unknown; use fp32 or bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a progress bar needs to know after a step."""
+
+    step: int
+    steps: int
+    losses: Mapping[str, float]
+    lr: float
+    images_per_s: float
+
+
+def train(
+    model: Recognizer,
+    stream: Stream,
+    objective: Objective,
+    config: LoopConfig,
+    *,
+    out: Path,
+    device: str = "cpu",
+    evaluate: Callable[[Recognizer], Mapping[str, float]] | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Recognizer:
+    """Run the loop to its end, going on from ``out/state.pt`` when that is there.
+
+    Returns:
+        The averaged model, in eval mode, on the CPU.
+
+    Raises:
+        MismatchError: the state belongs to a run with other settings.
+        ModelError: the loss stopped being finite.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
+    average = Average(model, config.average)
+    start = _resume(out / STATE, config, model, optimizer, average)
+    clock = time.perf_counter()
+    seen = 0
+    with (out / LOG).open("a", encoding="utf-8") as log:
+
+        def write(row: Mapping[str, Any]) -> None:
+            log.write(json.dumps(row) + "\n")
+            log.flush()
+
+        for step in range(start, config.steps):
+            lr = rate(step, steps=config.steps, warmup=config.warmup, peak=config.lr)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            batch = stream.batch(step)
+            named, norm = _step(model, batch, objective, config, optimizer, step=step, device=device)
+            average.update(model)
+            seen += len(batch.pixels)
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                losses = {name: float(value) for name, value in named.items()}
+                if not all(math.isfinite(value) for value in losses.values()):
+                    raise ModelError(
+                        f"the loss is not finite at step {done} ({losses}); lower --lr, the last checkpoint is good"
+                    )
+                speed = seen / (time.perf_counter() - clock)
+                write({"step": done, **losses, "lr": lr, "grad_norm": norm, "images_per_s": round(speed, 1)})
+                if report:
+                    report(Progress(done, config.steps, losses, lr, speed))
+            if config.checkpoint_every and done % config.checkpoint_every == 0 and done < config.steps:
+                _save(out / STATE, config, done, model, optimizer, average)
+            due = done == config.steps or (config.evaluate_every and done % config.evaluate_every == 0)
+            if evaluate and due:
+                write({"step": done, "evaluation": dict(evaluate(average.model))})
+        _save(out / STATE, config, config.steps, model, optimizer, average)
+    finished = average.model.to("cpu")
+    assert isinstance(finished, Recognizer)
+    return finished.eval()
+
+
+def _step(
+    model: Recognizer,
+    batch: Batch,
+    objective: Objective,
+    config: LoopConfig,
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: int,
+    device: str,
+) -> tuple[dict[str, Tensor], float]:
+    # One generator a step, made from the seed and the step's number: a resumed run draws what the first would have.
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
+    pixels = torch.from_numpy(batch.pixels).to(device)
+    images = augment(pixels, config.side, config.augment, generator=generator)
+    images = images.contiguous(memory_format=torch.channels_last)
+    targets = torch.from_numpy(batch.targets).to(device)
+    weights = torch.from_numpy(batch.weights).to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
+        named = objective.losses(model, images, targets, weights, generator=generator)
+        total = objective.total(named)
+    optimizer.zero_grad(set_to_none=True)
+    total.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+    optimizer.step()
+    return {name: value.detach() for name, value in named.items()}, float(norm)
+
+
+def _settings(config: LoopConfig) -> str:
+    # Logging and checkpoint intervals do not change what is learned.
+    row = asdict(config)
+    for free in ("log_every", "checkpoint_every", "evaluate_every"):
+        row.pop(free)
+    return json.dumps(row, sort_keys=True)
+
+
+def _save(
+    path: Path,
+    config: LoopConfig,
+    step: int,
+    model: Recognizer,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+) -> None:
+    beside = path.with_name(path.name + ".part")
+    torch.save(
+        {
+            "settings": _settings(config),
+            "step": step,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "average": average.model.state_dict(),
+            "updates": average.updates,
+        },
+        beside,
+    )
+    beside.replace(path)
+
+
+def _resume(
+    path: Path,
+    config: LoopConfig,
+    model: Recognizer,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+) -> int:
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if state["settings"] != _settings(config):
+        raise MismatchError(
+            f"{path} belongs to a run with other settings",
+            expected=_settings(config),
+            found=str(state["settings"]),
+            cure="Give the same settings to resume it, or another --out to start anew.",
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    average.model.load_state_dict(state["average"])
+    average.updates = state["updates"]
+    return int(state["step"])

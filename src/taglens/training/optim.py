@@ -1,0 +1,56 @@
+"""Optimiser, learning-rate schedule and weight averaging."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW that decays matrices only: biases, norms, scales and label embeddings are left free."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim > 1 and not name.startswith("bank.") else free).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=lr,
+        betas=(0.9, 0.98),
+    )
+
+
+def rate(step: int, *, steps: int, warmup: int, peak: float, floor: float = 0.01) -> float:
+    """Linear warm-up over ``warmup`` steps, then half a cosine down to ``floor * peak``."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    along = (step - warmup) / max(1, steps - warmup)
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
+
+
+class Average:
+    """An exponential moving average of a model's weights, held as a model of its own.
+
+    The decay grows with the number of updates, ``min(decay, (1 + n) / (10 + n))``, so that early noise is forgotten.
+    Batch statistics are averaged with the weights they were measured under; counters are copied.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        mine, theirs = list(self.model.parameters()), list(model.parameters())
+        torch._foreach_mul_(mine, decay)
+        torch._foreach_add_(mine, [p.detach() for p in theirs], alpha=1 - decay)
+        for buffer, fresh in zip(self.model.buffers(), model.buffers(), strict=True):
+            if buffer.is_floating_point():
+                buffer.lerp_(fresh, 1 - decay)
+            else:
+                buffer.copy_(fresh)

@@ -1,0 +1,158 @@
+"""What the starter model was trained with, as plain values, and the assembly of a run from shard folders.
+
+A run is one phase: one side, one rate, one mixture of sources. The starter takes several, each starting from the
+model of the one before; the commands stand in the model card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from taglens.data.batches import BatchStream, PictureSet, decode_set
+from taglens.data.shards import ShardSet
+from taglens.errors import MismatchError, UsageError
+from taglens.evaluation.metrics import average_precisions
+from taglens.models.checkpoint import save_pretrained, start_from
+from taglens.models.configs import ConvNetConfig, EncoderConfig, HybridConfig, RecognizerConfig
+from taglens.models.recognizer import Recognizer
+from taglens.training.augment import plain
+from taglens.training.loop import LoopConfig, Progress, train
+from taglens.training.objectives import TagObjective
+from taglens.vocabulary import Vocabulary
+
+ENCODERS: Mapping[str, EncoderConfig] = {"convnet": ConvNetConfig(), "hybrid": HybridConfig()}
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """One phase.
+
+    Attributes:
+        shares: source name -> share of the draws; empty: by size.
+        store_scale: pictures are kept in memory at this multiple of the training side, so that crops keep detail.
+    """
+
+    loop: LoopConfig
+    batch_size: int = 64
+    shares: Mapping[str, float] = field(default_factory=dict)
+    objective: TagObjective = field(default_factory=TagObjective)
+    encoder: EncoderConfig = field(default_factory=ConvNetConfig)
+    store_scale: float = 1.25
+
+    @property
+    def stored_side(self) -> int:
+        return round(self.loop.side * self.store_scale)
+
+
+def open_sources(folders: Sequence[Path]) -> list[ShardSet]:
+    """Open shard folders that share one vocabulary.
+
+    Raises:
+        UsageError: none given.
+        MismatchError: two were built with different vocabularies.
+    """
+    if not folders:
+        raise UsageError("nothing to train on: give at least one --shards FOLDER")
+    sources = [ShardSet.open(folder) for folder in folders]
+    first = sources[0].vocabulary
+    for source in sources[1:]:
+        if source.vocabulary.fingerprint != first.fingerprint:
+            raise MismatchError(
+                f"shard folders {sources[0].name} and {source.name} were built with different vocabularies",
+                expected=first.ref,
+                found=source.vocabulary.ref,
+                cure="Build both with the same vocabulary file.",
+            )
+    return sources
+
+
+def score_set(
+    model: Recognizer, pictures: PictureSet, *, side: int, batch_size: int = 64
+) -> npt.NDArray[np.float32]:
+    """Probabilities [N, T] of a decoded set, only resized to ``side``."""
+    device = next(model.parameters()).device
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), batch_size):
+            pixels = torch.from_numpy(pictures.pixels[start : start + batch_size]).to(device)
+            rows.append(torch.sigmoid(model(plain(pixels, side)).logits).float().cpu().numpy())
+    return np.concatenate(rows)
+
+
+def mean_ap(scores: npt.NDArray[np.float32], pictures: PictureSet, *, least: int = 5) -> float:
+    """mAP over the tags in reach of the source that at least ``least`` pictures have (and not all)."""
+    counts = pictures.present.sum(0)
+    columns = np.flatnonzero((counts >= least) & (counts < len(pictures)) & (pictures.absent_weight > 0))
+    if not len(columns):
+        return float("nan")
+    return float(np.mean(average_precisions(scores[:, columns], pictures.present[:, columns])))
+
+
+def run(
+    sources: Sequence[ShardSet],
+    config: RunConfig,
+    *,
+    out: Path,
+    name: str,
+    start: Path | None = None,
+    device: str = "cpu",
+    report: Callable[[Progress], None] | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Decode, train, save; returns the folder that `from_pretrained` reads.
+
+    Validation splits, where a source has one, are scored with the averaged weights when the run ends and every
+    ``evaluate_every`` steps; the figures go to the log.
+    """
+    vocabulary = sources[0].vocabulary
+    known = {source.name for source in sources}
+    unknown = sorted(set(config.shares) - known)
+    if unknown:
+        raise UsageError(f"a share is given for {unknown[0]!r}; the sources are {', '.join(sorted(known))}")
+    model = Recognizer(RecognizerConfig(encoder=config.encoder, tags=len(vocabulary), side=config.loop.side))
+    torch.manual_seed(config.loop.seed)
+    if start is not None:
+        fresh = start_from(model, start, vocabulary)
+        say(f"starting from {start}; {len(fresh)} of {len(vocabulary)} tags are new")
+    used = [source for source in sources if not config.shares or config.shares.get(source.name, 0) > 0]
+    sets = [_decoded(source, vocabulary, "train", config.stored_side, say) for source in used]
+    held = [
+        _decoded(source, vocabulary, "val", config.loop.side, say)
+        for source in used
+        if source.splits.get("val")
+    ]
+
+    def evaluate(candidate: Recognizer) -> dict[str, float]:
+        side = config.loop.side
+        return {s.name: mean_ap(score_set(candidate, s, side=side), s) for s in held}
+
+    stream = BatchStream(
+        sets, batch_size=config.batch_size, seed=config.loop.seed, shares=dict(config.shares) or None
+    )
+    finished = train(
+        model,
+        stream,
+        config.objective,
+        config.loop,
+        out=out,
+        device=device,
+        evaluate=evaluate if held else None,
+        report=report,
+    )
+    save_pretrained(finished, vocabulary, out / MODEL_FOLDER, name=name)
+    return out / MODEL_FOLDER
+
+
+def _decoded(
+    source: ShardSet, vocabulary: Vocabulary, split: str, side: int, say: Callable[[str], None]
+) -> PictureSet:
+    pictures = decode_set(source, vocabulary, split=split, side=side)
+    say(f"{source.name} {split}: {len(pictures):,} pictures at {side} px")
+    return pictures

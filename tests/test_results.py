@@ -1,0 +1,96 @@
+"""The row that users receive: field for field what the contract says."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from taglens.errors import ImageError
+from taglens.results import Failure, Prediction, Tag, significant, to_line
+
+DOG = Tag("object:dog", "dog", "object", 0.123456789)
+GOOD = Prediction("a.jpg", 640, 480, (DOG,), "starter@1", "words@2", caption="a dog", notes=("turned",))
+
+
+def test_a_row_has_the_contracts_fields_and_no_others() -> None:
+    assert GOOD.to_dict() == {
+        "source": "a.jpg",
+        "width": 640,
+        "height": 480,
+        "tags": [{"id": "object:dog", "name": "dog", "kind": "object", "score": 0.1234568}],
+        "caption": "a dog",
+        "model": "starter@1",
+        "vocabulary": "words@2",
+        "notes": ["turned"],
+        "error": None,
+    }
+
+
+def test_an_error_row_has_null_where_there_is_no_answer() -> None:
+    failure = Failure.of(ImageError("truncated", "cut off after 12 bytes", source="a.jpg"))
+    row = Prediction("a.jpg", None, None, None, "m@1", "v@2", error=failure).to_dict()
+    assert row["error"] == {"type": "truncated", "message": "cut off after 12 bytes"}
+    assert row["tags"] is None
+    assert row["width"] is None
+    assert row["caption"] is None
+    assert row["notes"] == []
+
+
+def test_no_tags_and_no_answer_are_two_things() -> None:
+    none_passed = Prediction("a.jpg", 1, 1, (), "m@1", "v@2")
+    assert none_passed.to_dict()["tags"] == []
+    assert none_passed.names == []
+    assert Prediction("a.jpg", None, None, None, "m@1", "v@2").names == []
+    assert GOOD.names == ["dog"]
+
+
+def test_a_name_in_other_bytes_stands_beside_the_source() -> None:
+    plain = GOOD.to_dict()
+    assert "source_bytes" not in plain
+    row = Prediction("a\ufffd.jpg", 1, 1, (), "m@1", "v@2", source_bytes="Yf8uanBn").to_dict()
+    assert list(row)[:2] == ["source", "source_bytes"]
+    assert row["source_bytes"] == "Yf8uanBn"
+
+
+def test_a_line_is_one_line_and_keeps_letters() -> None:
+    row = Prediction("größe\n\u2028.jpg", 1, 1, (), "m@1", "v@2", caption="日本").to_dict()
+    line = to_line(row)
+    assert "\n" not in line
+    assert "größe" in line
+    assert "日本" in line
+    assert json.loads(line) == row
+
+
+def test_to_json_is_the_row_as_a_line() -> None:
+    assert json.loads(GOOD.to_json()) == GOOD.to_dict()
+
+
+def test_a_score_that_is_no_number_never_reaches_a_file() -> None:
+    with pytest.raises(ValueError):
+        to_line({"score": math.nan})
+    with pytest.raises(ValueError):
+        to_line({"score": math.inf})
+
+
+@given(st.floats(min_value=0.0, max_value=1.0, width=32))
+def test_rounding_keeps_at_least_six_digits(score: float) -> None:
+    kept = significant(score)
+    assert math.isclose(kept, score, rel_tol=5e-7, abs_tol=0.0)
+    assert significant(kept) == kept
+
+
+@given(st.floats(min_value=0.0, max_value=1.0), st.floats(min_value=0.0, max_value=1.0))
+def test_rounding_never_turns_an_order_round(first: float, second: float) -> None:
+    low, high = sorted((first, second))
+    assert significant(low) <= significant(high)
+
+
+def test_values_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        DOG.score = 1.0  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        GOOD.source = "b.jpg"  # type: ignore[misc]
