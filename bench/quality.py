@@ -32,7 +32,9 @@ LABEL_SETS = ("tiny-imagenet", "intel-scenes", "houses-rooms", "clothing-small",
 def baseline_counts(data: Path, name: str, classes: list[str]) -> dict[str, int]:
     """How often each class stands in the training rows: in labels, or as a word of the captions."""
     if name != "flickr8k":
-        given = Counter(label for row in read_labels(data / name / "labels.jsonl", split="train") for label in row.labels)
+        given = Counter(
+            label for row in read_labels(data / name / "labels.jsonl", split="train") for label in row.labels
+        )
         return {label: given[label] for label in classes}
     words: Counter[str] = Counter()
     for row in read_captions(data / "flickr8k" / "captions.jsonl", split="train"):

@@ -74,7 +74,9 @@ def main() -> None:
         figures = {
             "decode_photo_ms": median_ms(lambda: images.load(photo), repeat),
             "decode_12mp_jpeg_full_ms": median_ms(lambda: images.load(large), repeat),
-            "decode_12mp_jpeg_reduced_ms": median_ms(lambda: images.load(large, at_least=bundle.side), repeat),
+            "decode_12mp_jpeg_reduced_ms": median_ms(
+                lambda: images.load(large, at_least=bundle.side), repeat
+            ),
             "prepare_ms": median_ms(lambda: images.prepare(picture.pixels, bundle.side), repeat),
             "engine_batch1_thread1_ms": median_ms(lambda: one(noise[:1]), repeat),
             "engine_batch1_ms": median_ms(lambda: both(noise[:1]), repeat),

@@ -17,6 +17,7 @@ from PIL import Image
 ORIENTATION = 0x0112
 FRAMES = 12
 WIDTH, HEIGHT = 96, 64
+HAS_AVIF = ".avif" in Image.registered_extensions()  # since Pillow 11.3, where built in
 
 
 def scene(width: int = WIDTH, height: int = HEIGHT) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hostile import animation, encoded, scene
+from hostile import HAS_AVIF, animation, encoded, scene
 from taglens.containers import SNIFFED_BYTES, cut_short, gif_frames, sniff, tiff_pages
 
 PHOTO = Image.fromarray(scene())
@@ -18,12 +18,11 @@ SAMPLES = {
     "PNG": encoded(PHOTO, "PNG"),
     "GIF": encoded(PHOTO, "GIF"),
     "WebP": encoded(PHOTO, "WEBP"),
-    "AVIF": encoded(PHOTO, "AVIF"),
     "BMP": encoded(PHOTO, "BMP"),
     "TIFF": encoded(PHOTO, "TIFF"),
     "JPEG 2000": encoded(PHOTO, "JPEG2000"),
     "PPM": encoded(PHOTO, "PPM"),
-}
+} | ({"AVIF": encoded(PHOTO, "AVIF")} if HAS_AVIF else {})
 STARTS = {
     "BMP": [b"BM" + bytes(12) + b"\x28\0\0\0"],
     "TIFF": [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"],

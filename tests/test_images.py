@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from hostile import FRAMES, HEIGHT, WIDTH, encoded, scene, write_hostile
+from hostile import FRAMES, HAS_AVIF, HEIGHT, WIDTH, encoded, scene, write_hostile
 from taglens.errors import ImageError, ImageErrorType, UsageError
 from taglens.images import IMAGE_SUFFIXES, Picture, is_image_file, load, prepare
 
@@ -55,6 +55,9 @@ SKIPPED_IN_FOLDERS = {"zero.jpg", "text.jpg", "html.jpg", "folder.jpg", "drawing
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_hostile(tmp_path_factory.mktemp("hostile"))
+
+
+NEEDS_AVIF = pytest.param("AVIF", marks=pytest.mark.skipif(not HAS_AVIF, reason="this Pillow has no AVIF"))
 
 
 def refusal(source: Any, **options: Any) -> ImageError:
@@ -284,10 +287,23 @@ def test_limits_that_cannot_be_meant(options: dict[str, int]) -> None:
         load(SCENE, **options)
 
 
+def test_a_format_that_this_pillow_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(feature: str) -> bool:
+        warnings.warn(f"Unknown feature {feature}", UserWarning, stacklevel=1)
+        return False
+
+    monkeypatch.setattr("PIL.features.check", unknown)
+    error = refusal(encoded(PHOTO, "WEBP"))
+    assert error.type == "unsupported"
+    assert "built without WebP" in str(error)
+
+
 # Damage
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM"])
+@pytest.mark.parametrize(
+    "format", ["JPEG", "PNG", "GIF", "WEBP", NEEDS_AVIF, "BMP", "TIFF", "JPEG2000", "PPM"]
+)
 def test_every_shorter_file_is_truncated(format: str) -> None:
     data = encoded(PHOTO, format)
     for length in sorted({*range(64, len(data), 1 + len(data) // 25), *range(len(data) - 4, len(data))}):

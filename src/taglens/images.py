@@ -281,8 +281,9 @@ class _Reader:
     def read_bytes(self, data: bytes) -> Picture:
         kind = self.check_kind(data[:SNIFFED_BYTES])
         module, decoder, feature = _DECODERS[kind]
-        if feature is not None and not features.check(feature):
-            raise self.error("unsupported", f"this Pillow was built without {kind}", _CONVERT)
+        with _quiet():  # a Pillow that has never heard of the feature warns, and says no
+            if feature is not None and not features.check(feature):
+                raise self.error("unsupported", f"this Pillow was built without {kind}", _CONVERT)
         open_image = getattr(import_module(module), decoder)
         cut = cut_short(kind, data)
         cut_error = self.error("truncated", f"the {kind} file is cut short", _COPY_ANEW)

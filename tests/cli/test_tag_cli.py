@@ -88,14 +88,18 @@ def taglens(here: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
-def process(*arguments: str | bytes, **options: Any) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+def environment(**more: str) -> dict[str, str]:
+    """A process's surroundings in which ``fake_tagger`` is found and standard output is buffered as usual."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    return kept | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])} | more
+
+
+def process(*arguments: str | bytes) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment,
-        **options,
+        env=environment(),
     )
 
 
@@ -432,10 +436,9 @@ def test_a_real_interruption_and_rows_that_come_at_once(here: Path) -> None:
         + "fake_tagger.load = slow\n"
         + "main()\n"
     )
-    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     command = [sys.executable, "-c", program, "tag", "red.png", "slow", "--json", "--batch-size", "1"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as running:
         assert running.stdout is not None
         assert json.loads(running.stdout.readline())["source"] == "red.png"
@@ -516,13 +519,10 @@ def test_every_command_has_help(taglens: Any, path: list[str]) -> None:
 
 def test_output_is_utf8_whatever_the_locale(here: Path) -> None:
     Path("red.png").rename("日本語.png")
-    environment = dict(
-        os.environ,
-        PYTHONPATH=os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-        PYTHONIOENCODING="ascii",
-    )
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, "tag", "日本語.png", "--json"], capture_output=True, env=environment
+        [sys.executable, "-c", PROGRAM, "tag", "日本語.png", "--json"],
+        capture_output=True,
+        env=environment(PYTHONIOENCODING="ascii"),
     )
     assert json.loads(done.stdout.decode("utf-8"))["source"] == "日本語.png"
     assert "日本語".encode() in done.stdout

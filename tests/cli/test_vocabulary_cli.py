@@ -126,7 +126,18 @@ def test_build_from_captions_and_labels(tmp_path: Path, capsys: pytest.CaptureFi
     labels.write_text('{"image": "a.jpg", "labels": ["abacus"]}\n', encoding="utf-8")
     allow = tmp_path / "allow.txt"
     allow.write_text("object: zebra\n", encoding="utf-8")
-    arguments = ["--captions", captions, "--labels", labels, "--allow", allow, "--min-count", 2, "--name", "mine"]
+    arguments = [
+        "--captions",
+        captions,
+        "--labels",
+        labels,
+        "--allow",
+        allow,
+        "--min-count",
+        2,
+        "--name",
+        "mine",
+    ]
     left_out = tmp_path / "left.tsv"
     status, out, err = run(capsys, "build", *arguments, "--out", tmp_path / "a.jsonl", "--left-out", left_out)
     assert (status, out) == (0, "")

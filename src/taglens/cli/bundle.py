@@ -31,7 +31,7 @@ def run(
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="Store weights in fp32 instead of fp16.")] = False,
 ) -> int:
-    """Export a trained model to ONNX, with a threshold for every tag."""
+    """Export a trained model to ONNX, with calibrated scores and a threshold for every tag."""
     from taglens.inference.engines import require_torch
 
     require_torch("exporting a model")
@@ -40,7 +40,7 @@ def run(
     from taglens.data.batches import decode_set
     from taglens.inference.export import export
     from taglens.models.checkpoint import from_pretrained
-    from taglens.training.calibration import calibrated
+    from taglens.training.calibration import fit
     from taglens.training.recipes import open_sources
 
     recognizer, vocabulary, trained_name = from_pretrained(model)
@@ -50,16 +50,23 @@ def run(
                 f"--side {side} is not a multiple of the encoder's stride {recognizer.config.encoder.stride}"
             )
         recognizer.config = replace(recognizer.config, side=side)
+    calibration = None
     if calibrate:
         sets = [
             decode_set(source, vocabulary, split=split, side=recognizer.config.side)
             for source in open_sources(calibrate)
             if source.splits.get(split)
         ]
-        vocabulary, own = calibrated(recognizer, vocabulary, sets)
+        fitted = fit(recognizer, vocabulary, sets)
+        vocabulary, calibration = fitted.vocabulary, fitted.calibration
         pictures = sum(len(s) for s in sets)
-        say(f"thresholds of {own} of {len(vocabulary)} tags fitted on {pictures:,} pictures, the rest shared")
-    bundle = export(recognizer, vocabulary, out, name=name or trained_name, half=not full)
+        say(
+            f"calibrated; thresholds of {fitted.own} of {len(vocabulary)} tags fitted on {pictures:,} pictures, "
+            "the rest shared"
+        )
+    bundle = export(
+        recognizer, vocabulary, out, name=name or trained_name, calibration=calibration, half=not full
+    )
     say(
         f"{out}: {bundle.ref}, {bundle.graph.stat().st_size / 1e6:.1f} MB, {len(vocabulary)} tags, side {bundle.side}"
     )

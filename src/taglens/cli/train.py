@@ -40,6 +40,13 @@ def run(
     tags_per_step: Annotated[
         int, typer.Option("--tags-per-step", min=0, help="Tags asked of the decoder a step; 0: all.")
     ] = 96,
+    loss_weight: Annotated[
+        list[str] | None,
+        typer.Option("--loss-weight", help="NAME=WEIGHT for tag, rank, pooled_tag or pooled_rank."),
+    ] = None,
+    least_area: Annotated[
+        float, typer.Option("--least-area", min=0.05, max=1.0, help="Smallest part of a picture a crop keeps.")
+    ] = 0.35,
     precision: Annotated[
         str,
         typer.Option(
@@ -58,6 +65,7 @@ def run(
         if find_spec(package) is None:
             raise MissingExtraError(package, extra="train", purpose="training")
     from taglens.training import recipes
+    from taglens.training.augment import AugmentConfig
     from taglens.training.loop import LoopConfig
     from taglens.training.objectives import TagObjective
 
@@ -76,12 +84,13 @@ def run(
             average=average,
             seed=seed,
             precision=_precision(precision, device),
+            augment=AugmentConfig(least_area=least_area),
             evaluate_every=evaluate_every,
             checkpoint_every=checkpoint_every,
         ),
         batch_size=batch_size,
         shares=shares,
-        objective=TagObjective(tags_per_step=tags_per_step),
+        objective=TagObjective(tags_per_step=tags_per_step, weights=_weights(loss_weight or [])),
         encoder=recipes.ENCODERS[encoder],
     )
     line = ProgressLine(steps)
@@ -114,12 +123,28 @@ def _sources(given: list[str]) -> tuple[list[Path], dict[str, float]]:
             value = float(share)
         except ValueError:
             value = -1.0
-        if not value >= 0:
+        if not 0 <= value < float("inf"):
             raise UsageError(f"--shards {argument}: the share after = must be a number of at least 0")
         shares[Path(folder).resolve().name] = value
     if shares and len(shares) != len(folders):
         raise UsageError("give a share (FOLDER=SHARE) for every --shards or for none")
     return folders, shares
+
+
+def _weights(given: list[str]) -> dict[str, float]:
+    """``NAME=WEIGHT`` arguments over the objective's defaults."""
+    from taglens.training.objectives import TagObjective
+
+    weights = dict(TagObjective().weights)
+    for argument in given:
+        name, _, weight = argument.partition("=")
+        if name not in weights:
+            raise UsageError(f"--loss-weight {argument}: expected NAME=WEIGHT with one of {', '.join(weights)}")
+        try:
+            weights[name] = float(weight)
+        except ValueError:
+            raise UsageError(f"--loss-weight {argument}: {weight!r} is no number") from None
+    return weights
 
 
 def _device(asked: str) -> str:

@@ -6,6 +6,7 @@ it stopped. Shapes: N pictures, S side, T tags, B batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -133,22 +134,33 @@ class BatchStream:
             self._orders[key] = rng.permutation(len(self.sets[source]))
         return self._orders[key]
 
+    def _drawn(self, pictures: int) -> list[int]:
+        """How often each source has been drawn when so many pictures were: [S], adding up to ``pictures``.
+
+        One source after the other takes its part of what the earlier ones left. So taken, no count ever falls as
+        ``pictures`` grows, which would make a batch too large and a picture come twice.
+        """
+        drawn = []
+        left = pictures
+        for share, rest in zip(self._shares, np.cumsum(self._shares[::-1])[::-1], strict=True):
+            taken = math.floor(left * (share / rest) + 1e-6) if share else 0
+            drawn.append(taken)
+            left -= taken
+        return drawn
+
     def members(self, number: int) -> list[tuple[int, npt.NDArray[np.int64]]]:
         """Which pictures make up batch ``number``: (source, rows [k]) per source drawn from.
 
-        After n batches source s has been drawn floor(n B share) times, so shares hold exactly in the long run, and
-        each source is gone through in full before it repeats.
+        After n batches source s has been drawn n B share times, to within the number of sources, so shares hold in
+        the long run, and each source is gone through in full before it repeats.
         """
-        bounds = [
-            np.floor(n * self.batch_size * np.cumsum(self._shares) + 1e-6) for n in (number, number + 1)
-        ]
-        drawn = [np.diff(b, prepend=0.0).astype(np.int64) for b in bounds]
+        drawn = [self._drawn(n * self.batch_size) for n in (number, number + 1)]
         chosen = []
-        for source in range(len(self.sets)):
-            draws = np.arange(drawn[0][source], drawn[1][source])
-            if len(draws):
+        for source, (before, after) in enumerate(zip(*drawn, strict=True)):
+            draws = range(before, after)
+            if draws:
                 size = len(self.sets[source])
-                rows = [self._order(source, int(d) // size)[int(d) % size] for d in draws]
+                rows = [self._order(source, d // size)[d % size] for d in draws]
                 chosen.append((source, np.array(rows, np.int64)))
         return chosen
 

@@ -73,9 +73,12 @@ class OnnxEngine:
             raise
         except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own, one per status code
             raise ModelError(f"cannot load {graph}: {error}") from None
-        names = [output.name for output in self._session.get_outputs()]
-        if names[:2] != ["scores", "pooled"]:
-            raise ModelError(f"{graph} gives {names}; a tagging bundle gives scores and pooled")
+        takes = [given.name for given in self._session.get_inputs()]
+        gives = [output.name for output in self._session.get_outputs()]
+        if takes != ["pixels"] or gives[:2] != ["scores", "pooled"]:
+            raise ModelError(
+                f"{graph} takes {takes} and gives {gives}; a tagging bundle takes pixels and gives scores and pooled"
+            )
 
     def __call__(self, pixels: Array) -> Output:
         scores, pooled = self._session.run(["scores", "pooled"], {"pixels": pixels})
@@ -105,6 +108,8 @@ class TorchEngine:
 
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device.partition(":")[0] not in ("cpu", "cuda"):
+            raise UsageError(f"unknown device {device!r}; use auto, cpu or cuda")
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise UsageError(f"device {device!r}: this torch sees no CUDA device; use cpu")
         self._device = device

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -172,24 +173,22 @@ class Tagger:
             max_pixels: larger pictures are refused before they are decoded.
 
         Raises:
-            UsageError: at once, for a threshold, top or batch size that cannot be meant.
+            UsageError: at once, for an argument that cannot be meant.
             ModelError: the model's scores are not finite.
         """
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise UsageError(f"threshold {threshold} is not between 0 and 1")
         if top is not None and top < 0:
             raise UsageError(f"top {top} is below 0; 0 means no limit")
-        return (
-            self._prediction(ready, scores, threshold, top)
-            for ready, scores in self._stream(sources, batch_size, max_pixels)
-        )
+        stream = self._stream(_pictures(sources), *_limits(batch_size, max_pixels))
+        return (self._prediction(ready, scores, threshold, top) for ready, scores in stream)
 
     def scores(
         self, sources: Picture | Iterable[Picture], *, batch_size: int = 16
     ) -> Iterator[tuple[Path, Array | None]]:
         """Every tag's score [T] per picture, with its path; None where the picture could not be read."""
-        for ready, scores in self._stream(sources, batch_size, images.DEFAULT_MAX_PIXELS):
-            yield ready.source.path, scores
+        stream = self._stream(_pictures(sources), *_limits(batch_size, images.DEFAULT_MAX_PIXELS))
+        return ((ready.source.path, scores) for ready, scores in stream)
 
     def _prediction(
         self, ready: _Ready, scores: Array | None, threshold: float | None, top: int | None
@@ -207,21 +206,15 @@ class Tagger:
         )
 
     def _stream(
-        self, sources: Picture | Iterable[Picture], batch_size: int, max_pixels: int
+        self, pictures: Iterator[Picture], batch_size: int, max_pixels: int
     ) -> Iterator[tuple[_Ready, Array | None]]:
-        if batch_size < 1:
-            raise UsageError(f"batch size {batch_size} is below 1")
-        pictures = iter([sources] if _is_one(sources) else sources)  # type: ignore[arg-type, list-item]
         workers = min(8, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="taglens-decode")
         ahead: deque[Future[_Ready]] = deque()
         try:
             while True:
                 # One batch in the engine, one being decoded: memory stays bounded by two batches.
-                while len(ahead) < 2 * batch_size:
-                    picture = next(pictures, None)
-                    if picture is None:
-                        break
+                for picture in islice(pictures, 2 * batch_size - len(ahead)):
                     ahead.append(pool.submit(self._read, picture, max_pixels))
                 if not ahead:
                     return
@@ -249,6 +242,27 @@ class Tagger:
             yield ready, None if ready.pixels is None else next(rows)
 
 
+def _limits(batch_size: int, max_pixels: int) -> tuple[int, int]:
+    """The two unchanged. Raises UsageError for one below 1."""
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size} is below 1")
+    if max_pixels < 1:
+        raise UsageError(f"max_pixels {max_pixels} is below 1")
+    return batch_size, max_pixels
+
+
+def _pictures(sources: Any) -> Iterator[Picture]:
+    """One picture or many, one after another. Raises UsageError for what is neither."""
+    if _is_one(sources):
+        return iter([sources])
+    try:
+        return iter(sources)
+    except TypeError:
+        raise UsageError(
+            f"expected a picture or an iterable of pictures, came {type(sources).__name__}"
+        ) from None
+
+
 def _is_one(sources: Any) -> bool:
     """Whether this is a single picture: a name, bytes, a Source, an array of pixels, or a Pillow image."""
     if isinstance(sources, str | os.PathLike | bytes | bytearray | Source | np.ndarray):
@@ -263,12 +277,8 @@ def _named(picture: Picture) -> tuple[Source, Any]:
     if isinstance(picture, str | os.PathLike):
         source = Source.of(picture)
         return source, source.path
-    kind = (
-        "bytes"
-        if isinstance(picture, bytes | bytearray)
-        else "array"
-        if isinstance(picture, np.ndarray)
-        else "image"
-    )
-    name = getattr(picture, "filename", "") if kind == "image" else ""
-    return Source(Path(name or f"<{kind}>"), name or f"<{kind}>"), picture
+    if isinstance(picture, bytes | bytearray):
+        return Source.of("<bytes>"), bytes(picture)
+    if isinstance(picture, np.ndarray):
+        return Source.of("<array>"), picture
+    return Source.of(getattr(picture, "filename", "") or "<image>"), picture

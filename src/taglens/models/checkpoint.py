@@ -59,7 +59,16 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"cannot read {folder / CONFIG}: {error}") from None
     if not isinstance(row, dict) or row.get("taglens_model") != FORMAT_VERSION:
         raise ModelError(f"{folder / CONFIG} is not a taglens model configuration of format {FORMAT_VERSION}")
+    for key in ("name", "vocabulary", "recognizer"):
+        if key not in row:
+            raise ModelError(f"{folder / CONFIG} is incomplete: {key!r} is missing; copy or train it again")
     return row
+
+
+def _vocabulary(folder: Path, row: dict[str, Any]) -> Vocabulary:
+    vocabulary = Vocabulary.load(folder / VOCABULARY)
+    vocabulary.require(str(row["vocabulary"]), what=f"the model in {folder}")
+    return vocabulary
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
@@ -86,8 +95,7 @@ def from_pretrained(folder: str | os.PathLike[str]) -> tuple[Recognizer, Vocabul
     """
     folder = Path(folder)
     row = read_config(folder)
-    vocabulary = Vocabulary.load(folder / VOCABULARY)
-    vocabulary.require(str(row["vocabulary"]), what=f"the model in {folder}")
+    vocabulary = _vocabulary(folder, row)
     model = Recognizer(RecognizerConfig.from_dict(row["recognizer"]))
     try:
         model.load_state_dict(_weights(folder), strict=True)
@@ -108,12 +116,17 @@ def start_from(model: Recognizer, folder: str | os.PathLike[str], vocabulary: Vo
 
     Returns:
         ids of the tags that started fresh.
+
+    Raises:
+        ModelError: a file is missing, damaged or not finite, or the folder holds another architecture.
+        MismatchError: the vocabulary beside the weights is another one.
     """
     folder = Path(folder)
-    read_config(folder)
-    old = Vocabulary.load(folder / VOCABULARY)
+    old = _vocabulary(folder, read_config(folder))
     state = _weights(folder)
     ours = model.state_dict()
+    if extra := sorted(state.keys() - ours.keys()):
+        raise ModelError(f"{folder / WEIGHTS} has {extra[0]}, which this model lacks: another architecture")
     fresh = [id for id in vocabulary.ids if id not in old]
     pairs = [(vocabulary.position(id), old.position(id)) for id in vocabulary.ids if id in old]
     to, source = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))

@@ -41,7 +41,7 @@ class ConvNetConfig:
 
     @property
     def stride(self) -> int:
-        return 2 ** (1 + len(self.widths))
+        return 1 << (1 + len(self.widths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class HybridConfig:
 
     @property
     def stride(self) -> int:
-        return 2 ** (1 + len(self.widths))
+        return 1 << (1 + len(self.widths))
 
 
 EncoderConfig = ConvNetConfig | HybridConfig

@@ -1,14 +1,15 @@
-"""Per-tag thresholds from held-out pictures of several sources.
+"""Probabilities and thresholds from held-out pictures of several sources.
 
-A source says something only about the tags in its scope, so a tag's threshold is fitted on the pictures of the
-sources that reach it, taken together: a tag of a fruit shop must also stay silent on street scenes.
-Shapes: N pictures, T tags.
+A source says something only about the tags in its scope, so a tag is fitted on the pictures of the sources that reach
+it, taken together: a tag of a fruit shop must also stay silent on street scenes.
+Shapes: N pictures, T tags, C tags of one group.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +17,44 @@ import numpy.typing as npt
 from taglens.data.batches import PictureSet
 from taglens.errors import DataError
 from taglens.evaluation.thresholds import fit_thresholds
+from taglens.inference.export import Calibration
 from taglens.models.recognizer import Recognizer
-from taglens.training.recipes import score_set
+from taglens.training.recipes import logits_of
 from taglens.vocabulary import Vocabulary
 
+# Slopes tried, from strong flattening to strong sharpening; the best is taken.
+_SLOPES = np.geomspace(0.125, 8.0, 25)
+# Half a picture of doubt: a tag that no held-out picture has gets a small probability and not none.
+_DOUBT = 0.5
+_NEWTON_STEPS = 40
 
-def calibrated(
-    model: Recognizer, vocabulary: Vocabulary, sets: Sequence[PictureSet], *, least: int = 3
-) -> tuple[Vocabulary, int]:
-    """The vocabulary with a threshold for every tag, and how many of them rest on the tag's own pictures.
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fitted:
+    """What was learnt.
+
+    Attributes:
+        vocabulary: with a threshold on the calibrated score for every tag that some source reaches.
+        own: how many thresholds rest on the tag's own pictures; the others are shared.
+    """
+
+    calibration: Calibration
+    vocabulary: Vocabulary
+    own: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Group:
+    """Tags that the same sources reach: logits, presence and weights [N, C] at the columns [C]."""
+
+    columns: npt.NDArray[np.intp]
+    logits: npt.NDArray[np.float32]
+    present: npt.NDArray[np.uint8]
+    weights: npt.NDArray[np.float32]
+
+
+def fit(model: Recognizer, vocabulary: Vocabulary, sets: Sequence[PictureSet], *, least: int = 3) -> Fitted:
+    """Calibrate a model's scores, then fit a threshold per tag on the calibrated ones.
 
     Args:
         sets: held-out pictures, decoded at the model's side.
@@ -34,18 +64,69 @@ def calibrated(
         DataError: no pictures were given.
     """
     if not sets:
-        raise DataError("no held-out pictures to fit thresholds on; give shard folders with a val split")
-    scores = [score_set(model, s, side=model.config.side) for s in sets]
+        raise DataError("no held-out pictures to calibrate on; give shard folders with a val split")
+    logits = [logits_of(model, s, side=model.config.side) for s in sets]
+    groups = [
+        _Group(
+            columns,
+            np.concatenate([logits[s][:, columns] for s in reach]),
+            np.concatenate([sets[s].present[:, columns] for s in reach]),
+            np.concatenate([_weights(sets[s], columns) for s in reach]),
+        )
+        for reach, columns in _by_reach(sets).items()
+    ]
+    slope = float(min(_SLOPES, key=lambda tried: sum(_cost(group, tried) for group in groups)))
+    # A tag that no source reaches was never trained either: it keeps silent.
+    offsets = np.full(len(vocabulary), -10.0, np.float32)
     thresholds: npt.NDArray[np.float64] = np.full(len(vocabulary), np.nan)
     own = 0
-    for reach, columns in _by_reach(sets).items():
-        truth = np.concatenate([sets[s].present[:, columns] for s in reach])
-        given = np.concatenate([scores[s][:, columns] for s in reach])
-        enough = truth.sum(0) >= least
+    for group in groups:
+        offsets[group.columns] = _offsets(group, slope)
+    calibration = Calibration(slope, offsets)
+    for group in groups:
+        scores = Calibration(slope, offsets[group.columns]).apply(group.logits)
+        enough = group.present.sum(0) >= least
         # A tag seen too seldom is handed over without positives: it then takes the shared threshold.
-        thresholds[columns] = fit_thresholds(given, np.where(enough, truth, 0).astype(np.uint8))
+        thresholds[group.columns] = fit_thresholds(
+            scores, np.where(enough, group.present, 0).astype(np.uint8)
+        )
         own += int(enough.sum())
-    return vocabulary.with_thresholds([None if np.isnan(t) else round(float(t), 4) for t in thresholds]), own
+    stored = [None if np.isnan(t) else _shortest(t) for t in thresholds]
+    return Fitted(calibration, vocabulary.with_thresholds(stored), own)
+
+
+def _weights(pictures: PictureSet, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+    given = pictures.present[:, columns] > 0
+    return np.where(given, np.float32(1), pictures.absent_weight[columns]).astype(np.float32)
+
+
+def _offsets(group: _Group, slope: float) -> npt.NDArray[np.float32]:
+    """Per tag, the offset at which the weighted mean probability is the share of pictures that have the tag, [C].
+
+    That is the maximum-likelihood intercept of a logistic regression with a given slope. Newton's method on a
+    monotone function, kept from overshooting.
+    """
+    z = slope * group.logits.astype(np.float64)
+    total = group.weights.sum(0)
+    wanted = (group.present.sum(0) + _DOUBT) / (total + 2 * _DOUBT)
+    offsets = np.log(wanted / (1 - wanted)) - np.average(z, axis=0, weights=group.weights)
+    for _ in range(_NEWTON_STEPS):
+        p = 1 / (1 + np.exp(-(z + offsets)))
+        gap = (group.weights * p).sum(0) / total - wanted
+        steepness = (group.weights * p * (1 - p)).sum(0) / total
+        offsets -= np.clip(gap / np.maximum(steepness, 1e-9), -1.0, 1.0)
+    return offsets.astype(np.float32)
+
+
+def _cost(group: _Group, slope: float) -> float:
+    """Weighted cross-entropy of a group at a slope, its offsets fitted."""
+    z = slope * group.logits.astype(np.float64) + _offsets(group, slope)
+    return float((group.weights * (np.logaddexp(0, z) - group.present * z)).sum())
+
+
+def _shortest(threshold: float) -> float:
+    """The shortest decimal that is the same float32: nothing is rounded, least of all to 0 or 1."""
+    return float(str(np.float32(threshold)))
 
 
 def _by_reach(sets: Sequence[PictureSet]) -> dict[tuple[int, ...], npt.NDArray[np.intp]]:

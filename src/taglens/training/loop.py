@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -113,12 +114,13 @@ def train(
         The averaged model, in eval mode, on the CPU.
 
     Raises:
-        MismatchError: the state belongs to a run with other settings.
-        ModelError: the loss stopped being finite.
+        MismatchError: the state belongs to a run with other settings or another model.
+        ModelError: the loss or its gradient stopped being finite, or ``state.pt`` is damaged.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    model = model.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.train()
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     average = Average(model, config.average)
     start = _resume(out / STATE, config, model, optimizer, average)
@@ -136,15 +138,17 @@ def train(
                 group["lr"] = lr
             batch = stream.batch(step)
             named, norm = _step(model, batch, objective, config, optimizer, step=step, device=device)
+            if not math.isfinite(norm):
+                # Before the update reaches the average or a checkpoint.
+                raise ModelError(
+                    f"the gradient is not finite at step {step + 1}; lower --lr and start again: "
+                    f"the last checkpoint in {out} is from before"
+                )
             average.update(model)
             seen += len(batch.pixels)
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
                 losses = {name: float(value) for name, value in named.items()}
-                if not all(math.isfinite(value) for value in losses.values()):
-                    raise ModelError(
-                        f"the loss is not finite at step {done} ({losses}); lower --lr, the last checkpoint is good"
-                    )
                 speed = seen / (time.perf_counter() - clock)
                 write({"step": done, **losses, "lr": lr, "grad_norm": norm, "images_per_s": round(speed, 1)})
                 if report:
@@ -153,7 +157,10 @@ def train(
                 _save(out / STATE, config, done, model, optimizer, average)
             due = done == config.steps or (config.evaluate_every and done % config.evaluate_every == 0)
             if evaluate and due:
-                write({"step": done, "evaluation": dict(evaluate(average.model))})
+                found = evaluate(average.model)
+                # JSON has no NaN: a figure that does not exist is null.
+                figures = {name: value if math.isfinite(value) else None for name, value in found.items()}
+                write({"step": done, "evaluation": figures})
         _save(out / STATE, config, config.steps, model, optimizer, average)
     finished = average.model.to("cpu")
     assert isinstance(finished, Recognizer)
@@ -201,7 +208,7 @@ def _save(
     step: int,
     model: Recognizer,
     optimizer: torch.optim.Optimizer,
-    average: Average,
+    average: Average[Recognizer],
 ) -> None:
     beside = path.with_name(path.name + ".part")
     torch.save(
@@ -223,11 +230,14 @@ def _resume(
     config: LoopConfig,
     model: Recognizer,
     optimizer: torch.optim.Optimizer,
-    average: Average,
+    average: Average[Recognizer],
 ) -> int:
     if not path.exists():
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        raise ModelError(f"{path} is damaged: {error}; delete it to start the run anew") from None
     if state["settings"] != _settings(config):
         raise MismatchError(
             f"{path} belongs to a run with other settings",
@@ -235,8 +245,16 @@ def _resume(
             found=str(state["settings"]),
             cure="Give the same settings to resume it, or another --out to start anew.",
         )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    average.model.load_state_dict(state["average"])
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.model.load_state_dict(state["average"])
+    except (RuntimeError, ValueError) as error:
+        raise MismatchError(
+            f"{path} belongs to a run with another model",
+            expected=f"the weights of {model.config}",
+            found=str(error),
+            cure="Give the same encoder and shards to resume it, or another --out to start anew.",
+        ) from None
     average.updates = state["updates"]
     return int(state["step"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
@@ -30,15 +33,16 @@ def rate(step: int, *, steps: int, warmup: int, peak: float, floor: float = 0.01
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
 
 
-class Average:
+class Average(Generic[Model]):
     """An exponential moving average of a model's weights, held as a model of its own.
 
     The decay grows with the number of updates, ``min(decay, (1 + n) / (10 + n))``, so that early noise is forgotten.
     Batch statistics are averaged with the weights they were measured under; counters are copied.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+    def __init__(self, model: Model, decay: float) -> None:
+        self.model: Model = copy.deepcopy(model)
+        self.model.eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
 
@@ -46,9 +50,9 @@ class Average:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        mine, theirs = list(self.model.parameters()), list(model.parameters())
+        mine = [p.detach() for p in self.model.parameters()]
         torch._foreach_mul_(mine, decay)
-        torch._foreach_add_(mine, [p.detach() for p in theirs], alpha=1 - decay)
+        torch._foreach_add_(mine, [p.detach() for p in model.parameters()], alpha=1 - decay)
         for buffer, fresh in zip(self.model.buffers(), model.buffers(), strict=True):
             if buffer.is_floating_point():
                 buffer.lerp_(fresh, 1 - decay)

@@ -73,16 +73,16 @@ def open_sources(folders: Sequence[Path]) -> list[ShardSet]:
     return sources
 
 
-def score_set(
+def logits_of(
     model: Recognizer, pictures: PictureSet, *, side: int, batch_size: int = 64
 ) -> npt.NDArray[np.float32]:
-    """Probabilities [N, T] of a decoded set, only resized to ``side``."""
+    """Logits [N, T] of a decoded set, only resized to ``side``."""
     device = next(model.parameters()).device
     rows = []
     with torch.inference_mode():
         for start in range(0, len(pictures), batch_size):
             pixels = torch.from_numpy(pictures.pixels[start : start + batch_size]).to(device)
-            rows.append(torch.sigmoid(model(plain(pixels, side)).logits).float().cpu().numpy())
+            rows.append(model(plain(pixels, side)).logits.float().cpu().numpy())
     return np.concatenate(rows)
 
 
@@ -131,7 +131,7 @@ def run(
 
     def evaluate(candidate: Recognizer) -> dict[str, float]:
         side = config.loop.side
-        return {s.name: mean_ap(score_set(candidate, s, side=side), s) for s in held}
+        return {s.name: mean_ap(logits_of(candidate, s, side=side), s) for s in held}
 
     stream = BatchStream(
         sets, batch_size=config.batch_size, seed=config.loop.seed, shares=dict(config.shares) or None

@@ -1,0 +1,149 @@
+"""Fill the tables in README.md and the model card from the committed result lines; nothing there is typed by hand.
+
+    python bench/tables.py            rewrite the files
+    python bench/tables.py --check    exit 1 when a file does not show the newest lines
+
+A table stands between ``<!-- bench:NAME -->`` and ``<!-- /bench:NAME -->``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from common import HERE, REPOSITORY
+
+FILES = (
+    REPOSITORY / "README.md",
+    REPOSITORY / "EXPERIMENTS.md",
+    REPOSITORY / "src" / "taglens" / "assets" / "starter" / "MODEL_CARD.md",
+)
+
+Row = dict[str, Any]
+
+
+def newest(name: str) -> Row:
+    lines = (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    row: Row = json.loads(lines[-1])
+    return row
+
+
+def origin(row: Row) -> str:
+    m = row["machine"]
+    return (
+        f"`python bench/{row['benchmark']}.py`, {row['when'][:10]}, {m['processor']}, {m['cores']} cores, "
+        f"Python {m['python']}, commit {row['commit']}."
+    )
+
+
+def quality() -> str:
+    row = newest("quality")
+    figures = row["figures"]
+    lines = [
+        f"Model `{figures['model']}`, held-out pictures, thresholds as stored.",
+        "",
+        "| validation split | pictures | classes | mAP | tag-frequency baseline mAP | CF1 | OF1 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in figures.items():
+        if isinstance(found, dict):
+            lines.append(
+                f"| {name} | {found['images']:,} | {found['classes']} | {found['mAP']:.3f} "
+                f"| {found['frequency_baseline_mAP']:.3f} | {found['CF1']:.3f} | {found['OF1']:.3f} |"
+            )
+    return "\n".join([*lines, "", origin(row)])
+
+
+def best_and_worst() -> str:
+    found = newest("quality")["figures"]["flickr8k"]
+    said = {
+        side: ", ".join(f"{name} {ap:.2f}" for name, ap in found[side].items()) for side in ("best", "worst")
+    }
+    return f"Best on Flickr8k (AP): {said['best']}.\n\nWorst: {said['worst']}."
+
+
+def speed() -> str:
+    row = newest("speed")
+    names = {
+        "process_tag_one_photo_ms": "`taglens tag` on one photograph, cold process",
+        "process_tag_12mp_jpeg_ms": "`taglens tag` on a 12-megapixel JPEG, cold process",
+        "process_import_taglens_ms": "`import taglens`, cold process",
+        "process_python_alone_ms": "Python alone, for comparison",
+        "process_help_ms": "`taglens --help`, cold process",
+        "load_tagger_ms": "load the tagger",
+        "decode_photo_ms": "decode a 512 px PNG",
+        "decode_12mp_jpeg_full_ms": "decode a 12-megapixel JPEG in full",
+        "decode_12mp_jpeg_reduced_ms": "the same, reduced while decoding (what tagging does)",
+        "prepare_ms": "resize to the model's side",
+        "engine_batch1_ms": "engine, one picture",
+        "engine_batch1_thread1_ms": "engine, one picture, one thread",
+        "engine_batch16_per_image_ms": "engine, a picture in a batch of 16",
+        "select_ms": "scores to tags",
+    }
+    lines = ["| stage | median ms |", "|---|---|"]
+    lines += [f"| {text} | {row['figures'][key]:,.1f} |" for key, text in names.items()]
+    rate = row["figures"]["tagger_images_per_s"]
+    lines.append("")
+    lines.append(f"End to end, 512 px PNGs from disk: {rate:.0f} pictures a second. {origin(row)}")
+    return "\n".join(lines)
+
+
+def encoders() -> str:
+    row = newest("encoders")
+    settings = row["settings"]
+    names = list(next(iter(row["figures"].values()))["mAP"])
+    lines = [
+        f"| encoder | parameters, M | images/s | {' | '.join(names)} |",
+        "|" + "---|" * (3 + len(names)),
+    ]
+    for name, found in row["figures"].items():
+        scores = " | ".join(f"{found['mAP'][s]:.3f}" for s in names)
+        lines.append(
+            f"| {name} | {found['parameters_millions']:.1f} | {found['images_per_s']:.0f} | {scores} |"
+        )
+    told = (
+        f"{settings['minutes']} minutes each, side {settings['side']}, batch {settings['batch_size']}, "
+        f"seed {settings['seed']}; mAP on the validation splits."
+    )
+    return "\n".join([*lines, "", f"{told} {origin(row)}"])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "quality": quality,
+    "best": best_and_worst,
+    "speed": speed,
+    "encoders": encoders,
+}
+
+
+def filled(text: str) -> str:
+    def table(match: re.Match[str]) -> str:
+        name = match.group(1)
+        return f"<!-- bench:{name} -->\n{TABLES[name]()}\n<!-- /bench:{name} -->"
+
+    return re.sub(r"<!-- bench:(\w+) -->.*?<!-- /bench:\1 -->", table, text, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    stale = []
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        wanted = filled(text)
+        if text != wanted:
+            stale.append(path)
+            if not options.check:
+                path.write_text(wanted, encoding="utf-8")
+    for path in stale:
+        print(f"{'stale' if options.check else 'rewritten'}: {path.relative_to(REPOSITORY)}")
+    if stale and options.check:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
