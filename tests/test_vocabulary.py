@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taglens.errors import MismatchError, VocabularyError
@@ -38,6 +38,9 @@ VOCABULARIES = st.lists(ENTRIES, min_size=1, max_size=8, unique_by=lambda entry:
     lambda entries: Vocabulary(entries, name="drawn", description="x")
 )
 
+# A busy machine is no failure: how long a drawn case takes is not what these tests are about.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 def write(path: Path, *lines: object) -> Path:
     path.write_text(
@@ -58,6 +61,7 @@ def test_names_are_compared_without_case_spacing_and_composition(written: str, s
     assert normalise(written) == normalise(same)
 
 
+@UNTIMED
 @given(st.text(max_size=12))
 def test_normalising_twice_changes_nothing(text: str) -> None:
     once = normalise(text)
@@ -154,6 +158,7 @@ def test_parents_that_are_absent_or_circular_do_no_harm() -> None:
     assert odd.with_parents([0]) == {0, 1}
 
 
+@UNTIMED
 @given(VOCABULARIES, st.data())
 def test_closing_under_parents_twice_changes_nothing(words: Vocabulary, data: st.DataObject) -> None:
     start = data.draw(st.sets(st.integers(0, len(words) - 1)))
@@ -269,6 +274,7 @@ def test_scores_of_another_length_are_refused() -> None:
             PETS.select(wrong)
 
 
+@UNTIMED
 @given(
     VOCABULARIES,
     st.data(),
@@ -308,6 +314,7 @@ def test_with_thresholds_keeps_everything_else() -> None:
 # -- the file ------------------------------------------------------------------------------------------
 
 
+@UNTIMED
 @given(words=VOCABULARIES)
 def test_saving_and_loading_gives_the_same(
     words: Vocabulary, tmp_path_factory: pytest.TempPathFactory

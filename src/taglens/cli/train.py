@@ -44,8 +44,13 @@ def run(
         list[str] | None,
         typer.Option("--loss-weight", help="NAME=WEIGHT for tag, rank, pooled_tag or pooled_rank."),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Train only this part (decoder, encoder, …); freeze the rest."),
+    ] = None,
     least_area: Annotated[
-        float, typer.Option("--least-area", min=0.05, max=1.0, help="Smallest part of a picture a crop keeps.")
+        float,
+        typer.Option("--least-area", min=0.05, max=1.0, help="Smallest part of a picture a crop keeps."),
     ] = 0.35,
     precision: Annotated[
         str,
@@ -84,6 +89,7 @@ def run(
             average=average,
             seed=seed,
             precision=_precision(precision, device),
+            only=tuple(only or ()),
             augment=AugmentConfig(least_area=least_area),
             evaluate_every=evaluate_every,
             checkpoint_every=checkpoint_every,
@@ -139,7 +145,9 @@ def _weights(given: list[str]) -> dict[str, float]:
     for argument in given:
         name, _, weight = argument.partition("=")
         if name not in weights:
-            raise UsageError(f"--loss-weight {argument}: expected NAME=WEIGHT with one of {', '.join(weights)}")
+            raise UsageError(
+                f"--loss-weight {argument}: expected NAME=WEIGHT with one of {', '.join(weights)}"
+            )
         try:
             weights[name] = float(weight)
         except ValueError:

@@ -1,6 +1,7 @@
 """``taglens vocabulary``: build, show, check and compare vocabularies.
 
-Thin: each command calls public functions of `taglens.language` or `taglens.vocabulary` and prints. Results go to standard output, accounts of the work to standard error.
+Thin: each command calls public functions of `taglens.language` or `taglens.vocabulary` and prints. Results go
+to standard output, accounts of the work to standard error.
 """
 
 from __future__ import annotations
@@ -200,17 +201,17 @@ def diff(
     ]
     if difference.moved:
         rows.append({"change": "reordered"})
-    if json:
-        for row in rows:
-            typer.echo(to_line(row))
-        return
-    signs = {"removed": "-", "added": "+", "renamed": ">", "changed": "~", "reordered": "~"}
     for row in rows:
-        rest = (
-            f" -> {row['to']}" if "to" in row else f" ({', '.join(row['fields'])})" if "fields" in row else ""
-        )
-        typer.echo(f"{signs[row['change']]} {row.get('id', 'the order of the tags')}{rest}")
-    usable = (
-        "alike: models fit both" if before.fingerprint == after.fingerprint else "models do not carry over"
-    )
+        typer.echo(to_line(row) if json else _change(row))
+    usable = "models fit both" if before.fingerprint == after.fingerprint else "models do not carry over"
     typer.echo(f"{before.ref} -> {after.ref}: {usable}", err=True)
+
+
+def _change(row: dict[str, Any]) -> str:
+    signs = {"removed": "-", "added": "+", "renamed": ">", "changed": "~", "reordered": "~"}
+    what = row.get("id", "the order of the tags")
+    if "to" in row:
+        what += f" -> {row['to']}"
+    if "fields" in row:
+        what += f" ({', '.join(row['fields'])})"
+    return f"{signs[row['change']]} {what}"

@@ -117,7 +117,8 @@ def read_labels(
 
     A label has the kind that its row states. Otherwise it is a thing if it implies a label or is implied by
     one, as with a "fly" that is an insect; failing that it is what captions name most often by that word.
-    The lists' moves do not apply: they mend what a parser says, and a label was not parsed. An implication needs ``support`` pictures: labels that stood together by chance in a few imply nothing.
+    The lists' moves do not apply: they mend what a parser says, and a label was not parsed. An implication
+    needs ``support`` pictures: labels that stood together by chance in a few imply nothing.
 
     Raises:
         DataError: a file cannot be read, or a row is not a row of labels.

@@ -55,12 +55,21 @@ class Recognizer(nn.Module):
 
     def forward(self, images: Tensor, chosen: Tensor | None = None) -> Recognition:
         """Score the tags at the columns ``chosen`` [J], by default all."""
-        tokens = self.project(self.encoder(images))
+        tokens = self.tokens(images)
         logits = self.decoder(self.bank(chosen), tokens)
-        pooled = tokens[:, 0]
         pooled_logits = None
         if self.config.pooled_term:
-            product = self.pooled_norm(pooled) @ self.bank().T
-            pooled_logits = self.pooled_scale.exp() * product + self.pooled_bias
+            pooled_logits = self.pooled_logits(tokens)
             logits = logits + (pooled_logits if chosen is None else pooled_logits[:, chosen])
-        return Recognition(logits, pooled_logits, pooled)
+        return Recognition(logits, pooled_logits, tokens[:, 0])
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Projected tokens [B, 1 + N, K] of images [B, 3, S, S]; token 0 is the pooled one."""
+        projected: Tensor = self.project(self.encoder(images))
+        return projected
+
+    def pooled_logits(self, tokens: Tensor) -> Tensor:
+        """The pooled term [B, T] of tokens [B, 1 + N, K]; only where the configuration has one."""
+        product = self.pooled_norm(tokens[:, 0]) @ self.bank().T
+        logits: Tensor = self.pooled_scale.exp() * product + self.pooled_bias
+        return logits

@@ -60,6 +60,7 @@ class LoopConfig:
         clip: largest gradient norm.
         average: decay of the weight average that is evaluated and saved.
         checkpoint_every, evaluate_every: in steps; 0 only at the end.
+        only: names of the model's parts to train ("decoder"); the others are frozen, batch statistics included.
         precision: "fp32" or "bf16" (mixed; worth it only where the processor multiplies bf16 natively).
     """
 
@@ -75,6 +76,7 @@ class LoopConfig:
     checkpoint_every: int = 200
     evaluate_every: int = 0
     precision: str = "fp32"
+    only: tuple[str, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -120,7 +122,7 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.train()
+    _thaw(model, config.only)
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     average = Average(model, config.average)
     start = _resume(out / STATE, config, model, optimizer, average)
@@ -162,9 +164,19 @@ def train(
                 figures = {name: value if math.isfinite(value) else None for name, value in found.items()}
                 write({"step": done, "evaluation": figures})
         _save(out / STATE, config, config.steps, model, optimizer, average)
-    finished = average.model.to("cpu")
-    assert isinstance(finished, Recognizer)
-    return finished.eval()
+    return average.model.to("cpu").eval()
+
+
+def _thaw(model: Recognizer, only: tuple[str, ...]) -> None:
+    """Set the parts to train to train, and freeze the rest."""
+    parts = dict(model.named_children())
+    unknown = sorted(set(only) - set(parts))
+    if unknown:
+        raise UsageError(f"the model has no part {unknown[0]!r} to train; it has {', '.join(parts)}")
+    model.train().requires_grad_(not only)
+    for name, part in parts.items():
+        if only:
+            part.train(name in only).requires_grad_(name in only)
 
 
 def _step(
@@ -196,7 +208,7 @@ def _step(
 
 def _settings(config: LoopConfig) -> str:
     # Logging and checkpoint intervals do not change what is learned.
-    row = asdict(config)
+    row = asdict(config) | {"only": list(config.only)}
     for free in ("log_every", "checkpoint_every", "evaluate_every"):
         row.pop(free)
     return json.dumps(row, sort_keys=True)

@@ -24,7 +24,9 @@ class TagObjective:
         tags_per_step: J; the decoder answers for J random tags a step (0: all). Labels do not see each other in the
             decoder, so this is a plain sample of the same sum.
         weights: factor of each named loss: ``tag`` and ``rank`` on the model's answer, ``pooled_tag`` and
-            ``pooled_rank`` on the pooled term alone, which carries the gradient of every tag to the encoder.
+            ``pooled_rank`` on the pooled term alone, which carries the gradient of every tag to the encoder. With
+            ``tag`` and ``rank`` at 0 the decoder is not run at all, with both pooled ones at 0 the pooled term is
+            only part of the answer.
     """
 
     gamma_negative: float = 7.0
@@ -50,6 +52,9 @@ class TagObjective:
             images: [B, 3, S, S] in [0, 1]; targets, weights: [B, T].
             generator: decides which tags the decoder is asked about.
         """
+        if not self._weighs("tag", "rank"):
+            pooled_logits = model.pooled_logits(model.tokens(images))
+            return self._pair("pooled_", pooled_logits, targets, weights)
         total = targets.shape[1]
         chosen = None
         if 0 < self.tags_per_step < total:
@@ -57,9 +62,12 @@ class TagObjective:
         found = model(images, chosen)
         some = (targets, weights) if chosen is None else (targets[:, chosen], weights[:, chosen])
         named = self._pair("", found.logits, *some)
-        if found.pooled_logits is not None:
+        if found.pooled_logits is not None and self._weighs("pooled_tag", "pooled_rank"):
             named |= self._pair("pooled_", found.pooled_logits, targets, weights)
         return named
+
+    def _weighs(self, *names: str) -> bool:
+        return any(self.weights.get(name, 0.0) for name in names)
 
     def _pair(self, prefix: str, logits: Tensor, targets: Tensor, weights: Tensor) -> dict[str, Tensor]:
         logits = logits.float()

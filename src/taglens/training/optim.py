@@ -13,10 +13,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: biases, norms, scales and label embeddings are left free."""
+    """AdamW over what is not frozen; only matrices decay, biases, norms, scales and label embeddings do not."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         (decayed if parameter.ndim > 1 and not name.startswith("bank.") else free).append(parameter)
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}],
