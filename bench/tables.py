@@ -111,11 +111,39 @@ def encoders() -> str:
     return "\n".join([*lines, "", f"{told} {origin(row)}"])
 
 
+def labels() -> str:
+    row = newest("labels")
+    f = row["figures"]
+    low = ", ".join(f"{name} {value:.2f}" for name, value in f["lowest"].items())
+    return f"Mean F1 over {f['names']} names: {f['mean_f1']:.3f}. Lowest: {low}. {origin(row)}"
+
+
+def training() -> str:
+    row = newest("training")
+    f, s = row["figures"], row["settings"]
+    return "\n".join(
+        [
+            "| what | figure |",
+            "|---|---|",
+            f"| 3x3 convolution, fp32 | {f['convolution_fp32_gflops']:.0f} GFLOP/s |",
+            f"| the same in bf16 autocast | {f['convolution_bf16_gflops']:.0f} GFLOP/s |",
+            f"| forward and backward without the decoder, {s['batch_size']} pictures of {s['side']} px "
+            f"| {f['step_without_decoder_s']:.2f} s |",
+            f"| with the decoder asked about 96 tags | {f['step_96_tags_ratio']:.2f} times that |",
+            f"| with the decoder asked about all {s['tags']:,} | {f['step_all_tags_ratio']:.2f} times that |",
+            "",
+            f"{s['threads']} threads, {s['capability']}. {origin(row)}",
+        ]
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "quality": quality,
     "best": best_and_worst,
     "speed": speed,
     "encoders": encoders,
+    "labels": labels,
+    "training": training,
 }
 
 

@@ -168,7 +168,7 @@ def _device(asked: str) -> str:
 
 
 def _precision(asked: str, device: str) -> str:
-    """bf16 pays where it is native; on AVX2 it measured thirteen times slower than fp32 (EXPERIMENTS.md)."""
+    """bf16 pays where it is native; on AVX2 it measured far slower than fp32 (EXPERIMENTS.md)."""
     import torch
 
     if asked != "auto":
