@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import record
 
+from common import record
 from taglens.models.configs import EncoderConfig, RecognizerConfig
 from taglens.models.recognizer import Recognizer
 from taglens.training.loop import LoopConfig

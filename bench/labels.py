@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 
 from common import record, shared
-
 from taglens.data.labelling import label_from_captions
 from taglens.data.sources import read_captions
 from taglens.evaluation.datasets import read_labels
@@ -29,7 +28,9 @@ def main() -> None:
     vocabulary = Vocabulary.load(locate(options.model) / "vocabulary.jsonl")
     label = label_from_captions(vocabulary, parse, lists=packaged())
     parsed = {
-        row.image: set(label(row).columns) for row in read_captions(data / "captions.jsonl") if row.split == "val"
+        row.image: set(label(row).columns)
+        for row in read_captions(data / "captions.jsonl")
+        if row.split == "val"
     }
     truth = {row.image: set(row.labels) for row in read_labels(data / "val-tags.jsonl")}
     f1 = {}

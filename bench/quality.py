@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import record, shared
 
+from common import record, shared
 from taglens.evaluation.datasets import read_captions, read_labels
 from taglens.evaluation.metrics import mean_average_precision
 from taglens.evaluation.tagging import evaluate_tagging

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import record
 from PIL import Image
 
+from common import record
 from taglens import images
 from taglens.cli.demo import photographs
 from taglens.inference.bundle import Bundle, locate

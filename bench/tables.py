@@ -121,14 +121,14 @@ def labels() -> str:
 def training() -> str:
     row = newest("training")
     f, s = row["figures"], row["settings"]
+    pictures = f"{s['batch_size']} pictures of {s['side']} px"
     return "\n".join(
         [
             "| what | figure |",
             "|---|---|",
             f"| 3x3 convolution, fp32 | {f['convolution_fp32_gflops']:.0f} GFLOP/s |",
             f"| the same in bf16 autocast | {f['convolution_bf16_gflops']:.0f} GFLOP/s |",
-            f"| forward and backward without the decoder, {s['batch_size']} pictures of {s['side']} px "
-            f"| {f['step_without_decoder_s']:.2f} s |",
+            f"| forward and backward without the decoder, {pictures} | {f['step_without_decoder_s']:.2f} s |",
             f"| with the decoder asked about 96 tags | {f['step_96_tags_ratio']:.2f} times that |",
             f"| with the decoder asked about all {s['tags']:,} | {f['step_all_tags_ratio']:.2f} times that |",
             "",

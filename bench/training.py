@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import record
 from torch import nn
 
+from common import record
 from taglens.models.configs import ConvNetConfig, RecognizerConfig
 from taglens.models.recognizer import Recognizer
 

@@ -103,6 +103,4 @@ def picture_set(
     """Pictures whose tag is their number, round and round; every tag is in reach."""
     present = np.zeros((count, tags), np.uint8)
     present[np.arange(count), np.arange(count) % tags] = 1
-    return PictureSet(
-        name, pixels(count, side=side, seed=seed), present, np.full(tags, absent, np.float32)
-    )
+    return PictureSet(name, pixels(count, side=side, seed=seed), present, np.full(tags, absent, np.float32))

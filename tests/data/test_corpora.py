@@ -226,6 +226,7 @@ class Parts:
     attributes: tuple[str, ...] = ()
     actions: tuple[str, ...] = ()
     scenes: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
 
 
 def captioned(*captions: str) -> Row:
@@ -252,6 +253,11 @@ def test_each_part_is_looked_for_among_its_own_kind() -> None:
     assert columns_of(Parts(scenes=("kitchen", "tree"))) == ["object:tree", "scene:kitchen"]
     # An attribute is one word to the parser: its last words are no attribute of their own.
     assert columns_of(Parts(attributes=("dark red",), actions=("dog run",))) == []
+
+
+def test_a_pair_that_makes_a_tag_gives_it() -> None:
+    parts = Parts(objects=("trunk",), attributes=("tree",), pairs=(("tree", "trunk"), ("red", "trunk")))
+    assert "object:tree trunk" in columns_of(parts)
 
 
 def test_captions_are_joined_and_what_found_no_tag_is_told() -> None:

@@ -17,7 +17,6 @@ from taglens.errors import DataError, UsageError, VocabularyError
 from taglens.language.vocabulary_builder import (
     Build,
     build_vocabulary,
-    columns,
     count_words,
     read_captions,
     read_labels,
@@ -311,7 +310,6 @@ def test_an_attribute_and_its_thing_are_one_where_the_lists_know_the_compound(
         ("attribute", "red"),
         ("attribute", "electric"),
     }
-    assert thing("red guitar") in words_of(said, made, known=lambda name: name == "red guitar")
 
 
 # -- choosing ------------------------------------------------------------------------------------------
@@ -658,38 +656,6 @@ def test_captions_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     label_file(tmp_path / "captions.jsonl", {"captions": "a"})
     with pytest.raises(DataError, match="line 1: expected a list of texts"):
         list(read_captions(tmp_path / "captions.jsonl"))
-
-
-# -- from a caption to columns -------------------------------------------------------------------------
-
-
-def test_a_caption_finds_its_columns(lists: Callable[..., WordLists]) -> None:
-    made = lists(
-        synonyms="object: sofa = couch",
-        kinds="attribute > object: soccer",
-        parents="! teddy bear -> bear",
-        scenes="beach",
-    )
-    words = Vocabulary(
-        [
-            Entry("sofa", "object", count=1),
-            Entry("soccer", "object"),
-            Entry("bear", "object"),
-            Entry("beach", "scene"),
-            Entry("run", "action"),
-            Entry("run", "object", count=9),
-            Entry("red ball", "object"),
-        ]
-    )
-    said = Said(
-        objects=("old leather couch", "teddy bear", "polar bear", "beach", "ball"),
-        attributes=("soccer", "red"),
-        actions=("run",),
-        scenes=("beach",),
-        pairs=(("red", "ball"),),
-    )
-    assert columns(said, words, made) == {0, 1, 2, 3, 4, 6}
-    assert columns(Said(objects=("teddy bear",)), words, made) == set()
 
 
 # -- comparing -----------------------------------------------------------------------------------------

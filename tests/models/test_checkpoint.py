@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+import tiny
 from taglens.errors import MismatchError, ModelError, TaglensError, VocabularyError
-from taglens.models.checkpoint import CONFIG, VOCABULARY, WEIGHTS, from_pretrained, save_pretrained, start_from
+from taglens.models.checkpoint import (
+    CONFIG,
+    VOCABULARY,
+    WEIGHTS,
+    from_pretrained,
+    save_pretrained,
+    start_from,
+)
 from taglens.models.configs import EncoderConfig
 from taglens.models.recognizer import Recognizer
 from taglens.vocabulary import Entry, Vocabulary
@@ -141,7 +148,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], type[TaglensError], str]] = {
     "weights cut": (lambda f: cut(f / WEIGHTS), ModelError, "model.safetensors is damaged"),
     "weights empty": (lambda f: (f / WEIGHTS).write_bytes(b""), ModelError, "is damaged"),
     "weights are text": (lambda f: (f / WEIGHTS).write_text("404 Not Found"), ModelError, "is damaged"),
-    "weights not a number": (spoil("bank.embeddings", float("nan")), ModelError, "bank.embeddings.*not finite"),
+    "weights not a number": (
+        spoil("bank.embeddings", float("nan")),
+        ModelError,
+        "bank.embeddings.*not finite",
+    ),
     "weights infinite": (spoil("pooled_bias", float("inf")), ModelError, "pooled_bias.*not finite"),
     "a tensor missing": (
         lambda f: rewrite_weights(f, lambda state: state.pop("project.bias")),

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 
+import tiny
 from taglens.errors import ModelError
 from taglens.models.alignment import AlignmentDecoder, CrossAttention
 from taglens.models.configs import (
@@ -96,7 +96,9 @@ def test_a_batch_scores_like_its_images_alone(encoder: EncoderConfig) -> None:
         alone = model(image[None])
         assert alike(alone.logits[0], together.logits[row])
         assert alike(alone.pooled[0], together.pooled[row])
-    assert not alike(together.logits[0], together.logits[1], 1e-3), "the images must not look alike to the model"
+    assert not alike(together.logits[0], together.logits[1], 1e-3), (
+        "the images must not look alike to the model"
+    )
 
 
 @torch.no_grad()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import tiny
 from taglens.training.augment import AugmentConfig, augment, plain
 
 NOTHING = AugmentConfig(least_area=1.0, aspect=1.0, turn=0.0, colour=0.0, flip=0.0, erase=0.0)
@@ -18,7 +18,9 @@ def pictures(count: int = 3, side: int = 24) -> Tensor:
 
 
 def apply(images: Tensor, side: int, seed: int = 0, **changes: float) -> Tensor:
-    config = AugmentConfig(**{**{name: getattr(NOTHING, name) for name in NOTHING.__dataclass_fields__}, **changes})
+    config = AugmentConfig(
+        **{**{name: getattr(NOTHING, name) for name in NOTHING.__dataclass_fields__}, **changes}
+    )
     return augment(images, side, config, generator=torch.Generator().manual_seed(seed))
 
 
@@ -38,7 +40,7 @@ def test_shape_range_and_repetition(side: int) -> None:
     again = augment(images, side, config, generator=torch.Generator().manual_seed(5))
     other = augment(images, side, config, generator=torch.Generator().manual_seed(6))
     assert first.shape == (3, 3, side, side) and first.dtype == torch.float32
-    assert 0 <= first.min() and first.max() <= 1
+    assert first.min() >= 0 and first.max() <= 1
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(images, before), "the stored pictures are left alone"
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from taglens.data.batches import Batch, BatchStream
 from taglens.errors import MismatchError, ModelError, UsageError
 from taglens.models.configs import EncoderConfig
@@ -23,7 +23,7 @@ from taglens.training.augment import AugmentConfig
 from taglens.training.loop import LOG, STATE, LoopConfig, Progress, train
 from taglens.training.objectives import TagObjective
 from taglens.training.optim import Average, adamw, rate
-from taglens.training.recipes import score_set
+from taglens.training.recipes import logits_of
 
 CONFIG = LoopConfig(
     steps=4, side=tiny.SIDE, lr=1e-2, warmup=1, average=0.9, seed=3, log_every=1, checkpoint_every=2
@@ -37,9 +37,13 @@ def stream() -> BatchStream:
     return BatchStream(sets, batch_size=4, seed=3)
 
 
-def run(out: Path, *, encoder: EncoderConfig = tiny.CONVNET, config: LoopConfig = CONFIG, **options: Any) -> Recognizer:
+def run(
+    out: Path, *, encoder: EncoderConfig = tiny.CONVNET, config: LoopConfig = CONFIG, **options: Any
+) -> Recognizer:
     options = {"stream": stream(), "objective": OBJECTIVE, **options}
-    return train(tiny.recognizer(encoder), options.pop("stream"), options.pop("objective"), config, out=out, **options)
+    return train(
+        tiny.recognizer(encoder), options.pop("stream"), options.pop("objective"), config, out=out, **options
+    )
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -179,6 +183,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 4},
     "augmentation": {"augment": AugmentConfig(flip=0)},
     "precision": {"precision": "bf16"},
+    "parts": {"only": ("decoder",)},
 }
 
 
@@ -230,14 +235,25 @@ def test_a_run_that_cannot_be_meant_is_refused(changes: dict[str, Any]) -> None:
         replace(CONFIG, **changes)
 
 
+def test_a_part_that_the_model_lacks_cannot_be_trained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no part 'head'.*encoder"):
+        run(tmp_path, config=replace(CONFIG, only=("decoder", "head")))
+
+
 @dataclass(frozen=True)
 class Poisoned:
-    """The tagging objective, whose total is spoilt once, at the step whose batch has this many pictures of tag 0."""
+    """The tagging objective, spoilt at the third step."""
 
     poison: str
 
     def losses(
-        self, model: Recognizer, images: Tensor, targets: Tensor, weights: Tensor, *, generator: torch.Generator
+        self,
+        model: Recognizer,
+        images: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        *,
+        generator: torch.Generator,
     ) -> dict[str, Tensor]:
         named = OBJECTIVE.losses(model, images, targets, weights, generator=generator)
         if model.steps == 3:  # type: ignore[comparison-overlap]
@@ -300,9 +316,30 @@ def test_a_step_reports_itself(tmp_path: Path) -> None:
 # -- learning ----------------------------------------------------------------------------------------
 
 
+def test_only_the_chosen_parts_learn(tmp_path: Path) -> None:
+    config = replace(CONFIG, only=("decoder", "bank"))
+    before, after = tiny.recognizer().state_dict(), run(tmp_path / "straight", config=config).state_dict()
+    for key, value in before.items():
+        moved = (after[key] - value).abs().max() if value.is_floating_point() else int(value != after[key])
+        # The average of equal weights is equal to rounding.
+        assert (moved > 1e-5) == key.startswith(("decoder.", "bank.")) or key.endswith("key.bias"), key
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", config=config, report=kill_at(3))
+    assert equal(after, run(tmp_path / "killed", config=config).state_dict())
+
+
+def test_a_run_leaves_a_chosen_part_free_for_the_next(tmp_path: Path) -> None:
+    model = tiny.recognizer()
+    train(model, stream(), OBJECTIVE, replace(CONFIG, only=("decoder",)), out=tmp_path / "first")
+    train(model, stream(), OBJECTIVE, CONFIG, out=tmp_path / "second")
+    assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_four_pictures_are_learnt(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    four = replace(tiny.picture_set("four", 4, tags=4), pixels=np.repeat(tiny.pixels(4, side=8), 4, 1).repeat(4, 2))
+    four = replace(
+        tiny.picture_set("four", 4, tags=4), pixels=np.repeat(tiny.pixels(4, side=8), 4, 1).repeat(4, 2)
+    )
     config = LoopConfig(
         steps=60, side=32, lr=1e-2, warmup=5, average=0.9, log_every=1, augment=AugmentConfig(erase=0, turn=0)
     )
@@ -315,7 +352,7 @@ def test_four_pictures_are_learnt(tmp_path: Path) -> None:
     )
     told = rows(tmp_path)
     assert told[-1]["tag"] < 0.1 * told[0]["tag"]
-    scores = score_set(model, four, side=32)
+    scores = 1 / (1 + np.exp(-logits_of(model, four, side=32)))
     assert scores.shape == (4, 4)
     assert np.array_equal(scores.argmax(1), np.arange(4)) and np.array_equal(scores.argmax(0), np.arange(4))
     assert scores.diagonal().min() > 0.5 > np.where(np.eye(4), 0, scores).max()
@@ -336,6 +373,13 @@ def test_matrices_decay_and_the_rest_does_not() -> None:
         assert "bank.embeddings" in kept
         assert all(name.endswith("weight") for name in shrunk)
         assert not [name for name in shrunk if "norm" in name]
+
+
+def test_what_is_frozen_is_not_optimised() -> None:
+    model = tiny.recognizer()
+    model.encoder.requires_grad_(False)
+    ours = {id(p) for group in adamw(model, lr=1e-3, weight_decay=0.1).param_groups for p in group["params"]}
+    assert ours == {id(p) for name, p in model.named_parameters() if not name.startswith("encoder.")}
 
 
 def test_the_rate_rises_then_falls_between_its_ends() -> None:

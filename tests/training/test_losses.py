@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+import tiny
 from taglens.training.losses import asymmetric_loss, ranking_loss
 from taglens.training.objectives import TagObjective
 
@@ -63,7 +63,10 @@ def cases(draw: st.DrawFn) -> tuple[Tensor, Tensor, Tensor]:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    cases(), st.sampled_from([0.0, 1.0, 2.0, 4.0, 7.0]), st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 0.05, 0.2])
+    cases(),
+    st.sampled_from([0.0, 1.0, 2.0, 4.0, 7.0]),
+    st.sampled_from([0.0, 1.0]),
+    st.sampled_from([0.0, 0.05, 0.2]),
 )
 def test_asymmetric_loss_equals_its_loops(
     case: tuple[Tensor, Tensor, Tensor], negative: float, positive: float, shift: float
@@ -151,9 +154,7 @@ def test_extreme_logits_stay_finite(gamma: float, shift: float) -> None:
     logits = torch.tensor([[100.0, -100.0, 100.0, -100.0, 1e4, -1e4]]).requires_grad_()
     targets = torch.tensor([[1.0, 1.0, 0.0, 0.0, 0.0, 1.0]])
     ones = torch.ones_like(targets)
-    loss = asymmetric_loss(
-        logits, targets, ones, gamma_negative=gamma, gamma_positive=gamma, shift=shift
-    )
+    loss = asymmetric_loss(logits, targets, ones, gamma_negative=gamma, gamma_positive=gamma, shift=shift)
     assert bool(torch.isfinite(loss).all())
     assert bool(torch.isfinite(gradient(loss, logits)).all())
     assert bool((loss >= 0).all())
@@ -254,7 +255,9 @@ def test_the_objective_is_its_losses_summed_and_ranked() -> None:
 def test_asking_for_all_tags_is_asking_for_no_sample() -> None:
     whole = losses(TagObjective(tags_per_step=0))
     for many in (6, 100):
-        assert all(torch.equal(whole[key], value) for key, value in losses(TagObjective(tags_per_step=many)).items())
+        assert all(
+            torch.equal(whole[key], value) for key, value in losses(TagObjective(tags_per_step=many)).items()
+        )
 
 
 def test_a_sample_of_tags_follows_the_generator_and_spares_the_pooled_term() -> None:
@@ -264,6 +267,16 @@ def test_a_sample_of_tags_follows_the_generator_and_spares_the_pooled_term() -> 
     assert all(torch.equal(one["pooled_tag"], whole["pooled_tag"]) for one in found)
     assert torch.equal(found[0]["tag"], losses(objective, 0)["tag"])
     assert len({round(float(one["tag"]), 6) for one in found}) > 1
+
+
+def test_what_weighs_nothing_is_not_computed() -> None:
+    """And what does weigh is the same as beside the other."""
+    whole = losses(TagObjective(tags_per_step=2))
+    answer = losses(TagObjective(tags_per_step=2, weights={"tag": 1.0, "rank": 0.0}))
+    pooled = losses(TagObjective(tags_per_step=2, weights={"pooled_tag": 0.0, "pooled_rank": 0.5}))
+    assert set(answer) == {"tag", "rank"} and set(pooled) == {"pooled_tag", "pooled_rank"}
+    for name, value in {**answer, **pooled}.items():
+        assert torch.allclose(whole[name], value), name
 
 
 def test_a_model_without_pooled_term_has_no_pooled_losses() -> None:

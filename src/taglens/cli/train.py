@@ -44,6 +44,10 @@ def run(
         list[str] | None,
         typer.Option("--loss-weight", help="NAME=WEIGHT for tag, rank, pooled_tag or pooled_rank."),
     ] = None,
+    gamma_negative: Annotated[
+        float,
+        typer.Option("--gamma-negative", min=0.0, help="Focus of the asymmetric loss on hard negatives."),
+    ] = 7.0,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", help="Train only this part (decoder, encoder, …); freeze the rest."),
@@ -96,7 +100,11 @@ def run(
         ),
         batch_size=batch_size,
         shares=shares,
-        objective=TagObjective(tags_per_step=tags_per_step, weights=_weights(loss_weight or [])),
+        objective=TagObjective(
+            gamma_negative=gamma_negative,
+            tags_per_step=tags_per_step,
+            weights=_weights(loss_weight or []),
+        ),
         encoder=recipes.ENCODERS[encoder],
     )
     line = ProgressLine(steps)

@@ -57,6 +57,8 @@ class Parsed(Protocol):
     @property
     def attributes(self) -> tuple[str, ...]: ...
     @property
+    def pairs(self) -> tuple[tuple[str, str], ...]: ...
+    @property
     def actions(self) -> tuple[str, ...]: ...
     @property
     def scenes(self) -> tuple[str, ...]: ...
@@ -128,6 +130,10 @@ def label_from_captions(
         named: list[tuple[str, int | None]] = []
         for caption in row.captions:
             parsed = parse(caption)
+            # "electric" and "guitar", parsed as a pair, where the vocabulary has an electric guitar.
+            for pair in parsed.pairs:
+                column = vocabulary.find(" ".join(pair), kinds=_SPACES["object"])
+                named += [] if column is None else [(" ".join(pair), column)]
             named += [(phrase, find("object", phrase)) for phrase in (*parsed.objects, *parsed.scenes)]
             named += [(word, find("attribute", word)) for word in parsed.attributes]
             named += [(word, find("action", word)) for word in parsed.actions]

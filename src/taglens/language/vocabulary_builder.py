@@ -203,13 +203,11 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
 # -- counting ------------------------------------------------------------------------------------------
 
 
-def words_of(
-    parsed: Parsed, lists: WordLists, *, known: Callable[[str], bool] = lambda name: False
-) -> set[Word]:
+def words_of(parsed: Parsed, lists: WordLists) -> set[Word]:
     """The words of one caption, moved and merged by the lists.
 
     A parser may see "electric guitar" as a guitar that is electric. Where the two make a thing that the lists
-    mention, or that ``known`` knows, they are that one thing, and no longer the two.
+    mention, they are that one thing, and no longer the two.
     """
     joined: set[str] = set()
     heads: set[str] = set()
@@ -217,7 +215,7 @@ def words_of(
     bound: set[str] = set()
     for attribute, thing in parsed.pairs:
         name = normalise(f"{attribute} {thing}")
-        if name in lists.compounds or known(name):
+        if name in lists.compounds:
             joined.add(name)
             heads.add(thing)
             bound.add(attribute)
@@ -238,28 +236,6 @@ def count_words(captions: Iterable[str], parse: Parse, lists: WordLists) -> Coun
     for parsed in parse(captions):
         counts.update(words_of(parsed, lists))
     return counts
-
-
-def columns(parsed: Parsed, vocabulary: Vocabulary, lists: WordLists) -> set[int]:
-    """The columns of a vocabulary that one caption names, parents not included.
-
-    A compound that is no tag counts as its head, as it did when the vocabulary was built.
-    """
-
-    def known(name: str) -> bool:
-        return vocabulary.find(name, kinds=_THINGS) is not None
-
-    found: set[int] = set()
-    for kind, name in words_of(parsed, lists, known=known):
-        kinds = _THINGS if kind in _THINGS else (kind,)
-        word: Word | None = (kind, name)
-        while word is not None:
-            position = vocabulary.find(word[1], kinds=kinds)
-            if position is not None:
-                found.add(position)
-                break
-            word = _head(word, lists)
-    return found
 
 
 def _head(word: Word, lists: WordLists) -> Word | None:
