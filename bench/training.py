@@ -60,10 +60,12 @@ def main() -> None:
 
     def step(asked: int) -> Callable[[], None]:
         def work() -> None:
+            answer: torch.Tensor
             if asked:
-                model(images, torch.arange(asked)).logits.sum().backward()
+                answer = model(images, torch.arange(asked)).logits
             else:
-                model.pooled_logits(model.tokens(images)).sum().backward()
+                answer = model.pooled_logits(model.tokens(images))
+            answer.sum().backward()  # type: ignore[no-untyped-call]
 
         return work
 

@@ -29,7 +29,10 @@ STOREYS = {
 # Arrows between packages of one storey, each with its reason.
 BESIDE = {
     ("training", "evaluation.metrics"): "a run reports the figure that a benchmark would",
-    ("training", "evaluation.thresholds"): "calibration stores the thresholds that evaluation would find best",
+    (
+        "training",
+        "evaluation.thresholds",
+    ): "calibration stores the thresholds that evaluation would find best",
 }
 
 # Downward, and yet only inside functions or for the type checker: what stands above works without torch.
@@ -89,7 +92,7 @@ def _imports_of(importer: str, path: Path, known: dict[str, Path]) -> Iterator[I
             elif isinstance(child, ast.ImportFrom):
                 home = child.module or ""
                 for alias in child.names:
-                    # `from taglens import images` is an import of taglens.images, `from taglens import Tagger` is not.
+                    # `from taglens import images` is an import of taglens.images; of `Tagger`, it is not.
                     inner = f"{home}.{alias.name}"
                     module = inner if inner in known else home
                     yield Import(importer, module, child.lineno, child.level > 0, when_used, for_types)
@@ -176,23 +179,29 @@ def test_every_part_has_a_storey() -> None:
     assert unknown_parts(SOURCE) == [], "add it to STOREYS, at the height that LAYOUT says"
 
 
-def test_arrows_point_downward() -> None:
-    assert wrong_arrows(imports(SOURCE)) == []
+@pytest.fixture(scope="module")
+def ours() -> list[Import]:
+    return imports(SOURCE)
 
 
-def test_nothing_imports_itself_round() -> None:
-    assert circle(imports(SOURCE)) == []
+def test_arrows_point_downward(ours: list[Import]) -> None:
+    assert wrong_arrows(ours) == []
 
 
-def test_nothing_heavy_is_loaded_on_import() -> None:
-    assert heavy(imports(SOURCE)) == []
+def test_nothing_imports_itself_round(ours: list[Import]) -> None:
+    assert circle(ours) == []
 
 
-def test_every_exception_is_needed() -> None:
+def test_nothing_heavy_is_loaded_on_import(ours: list[Import]) -> None:
+    assert heavy(ours) == []
+
+
+def test_every_exception_is_needed(ours: list[Import]) -> None:
     """An arrow that nobody draws any more must not stay allowed."""
-    drawn = {(part(one.importer), one.module.removeprefix(PACKAGE + ".")) for one in imports(SOURCE)}
-    assert set(BESIDE) <= drawn
-    assert ONLY_WHEN_USED <= {(ours, theirs.partition(".")[0]) for ours, theirs in drawn}
+    drawn = {(part(one.importer), one.module.removeprefix(PACKAGE + ".")) for one in ours}
+    between = {(importer, module.partition(".")[0]) for importer, module in drawn}
+    assert BESIDE.keys() - drawn == set()
+    assert ONLY_WHEN_USED - between == set()
 
 
 # -- the checks themselves ---------------------------------------------------------------------------
@@ -232,13 +241,14 @@ FINE = {
 @pytest.fixture
 def house(tmp_path: Path) -> Path:
     """A package with an empty module ``b`` everywhere."""
-    for name in (*STOREYS, "cli"):
-        folder = tmp_path / PACKAGE / name
-        if STOREYS[name]:
+    for name, storey in STOREYS.items():
+        if storey:
+            folder = tmp_path / PACKAGE / name
             folder.mkdir(parents=True, exist_ok=True)
-            for module in ("__init__", "b", "main", "metrics"):
+            for module in ("__init__", "b", "main", "metrics") if name else ("__init__",):
                 (folder / f"{module}.py").write_text("")
-        else:
+    for name, storey in STOREYS.items():
+        if not storey:
             (tmp_path / PACKAGE / f"{name}.py").write_text("")
     return tmp_path
 
@@ -275,19 +285,24 @@ def test_a_heavy_import_is_found(house: Path) -> None:
 
 def test_a_part_without_a_storey_is_found(house: Path) -> None:
     (house / PACKAGE / "helpers.py").write_text("")
-    assert unknown_parts(house) == ["helpers"]
+    assert "helpers" in unknown_parts(house)
 
 
 # -- what is loaded, in a process of its own ---------------------------------------------------------
 
+HELP = """
+import sys
+from taglens.cli import main
+sys.argv[1:] = ["--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
 PROCESSES = {
     "import taglens": ("import taglens", {"torch", "onnxruntime", "numpy", "PIL", "typer", "rich"}),
     "the command line": ("from taglens.cli import main", {"torch", "onnxruntime", "numpy", "PIL", "typer"}),
-    "taglens --help": (
-        "import sys\nfrom taglens.cli import main\nsys.argv[1:] = ['--help']\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code in (0, None), end.code",
-        {"torch", "onnxruntime", "numpy", "PIL"},
-    ),
+    "taglens --help": (HELP, {"torch", "onnxruntime", "numpy", "PIL"}),
     "the tagger": ("import taglens.inference.tagger", {"torch", "onnxruntime", "onnx", "typer"}),
     "the public tagger": ("from taglens import Tagger", {"torch", "onnx"}),
     "exporting": ("import taglens.inference.export", {"torch", "onnxruntime", "onnx"}),

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import tiny
 from taglens import images
 from taglens.data.batches import BatchStream, PictureSet, decode_set
 from taglens.data.building import build_shards
@@ -91,7 +91,9 @@ def test_shares_are_by_size_unless_given() -> None:
     by_size = Counter(s for batch in drawn(BatchStream(sets, batch_size=4), 10) for s, _ in batch)
     assert by_size == {0: 30, 1: 10}
     shares = {"a": 3.0, "b": 1.0}
-    assert drawn(BatchStream(sets, batch_size=4, shares=shares), 10) == drawn(BatchStream(sets, batch_size=4), 10)
+    assert drawn(BatchStream(sets, batch_size=4, shares=shares), 10) == drawn(
+        BatchStream(sets, batch_size=4), 10
+    )
     given_shares = BatchStream(sets, batch_size=4, shares={"b": 2.0})
     assert {source for batch in drawn(given_shares, 10) for source, _ in batch} == {1}
 
@@ -123,7 +125,12 @@ def test_sources_do_not_share_an_order() -> None:
 
 @pytest.mark.parametrize(
     ("sets", "batch_size", "shares"),
-    [([], 4, None), ([numbered("a", 3)], 0, None), ([numbered("a", 3)], 4, {"a": 0.0}), ([numbered("a", 3)], 4, {})],
+    [
+        ([], 4, None),
+        ([numbered("a", 3)], 0, None),
+        ([numbered("a", 3)], 4, {"a": 0.0}),
+        ([numbered("a", 3)], 4, {}),
+    ],
     ids=["no source", "no batch", "share 0", "no share"],
 )
 def test_a_stream_of_nothing_is_refused(
@@ -233,7 +240,7 @@ def test_pictures_are_what_inference_sees(corpus: Path) -> None:
 
 
 def test_a_missing_split_is_named(corpus: Path) -> None:
-    with pytest.raises(DataError, match="no split 'test'.*train, val"):
+    with pytest.raises(DataError, match=r"no split 'test'.*train, val"):
         decode_set(shards(corpus), VOCABULARY, split="test", side=8)
 
 

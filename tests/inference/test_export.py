@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
-import tiny
 import torch
 
+import tiny
 from taglens.errors import MismatchError, ModelError, TaglensError, UsageError, VocabularyError
 from taglens.inference import engines
 from taglens.inference.bundle import CONFIG, GRAPH, VOCABULARY, Bundle, is_trained, locate, write_config
@@ -45,9 +45,7 @@ def half(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture(scope="module")
 def exported(encoder: str, half: bool, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     folder = tmp_path_factory.mktemp("bundles") / f"{encoder}-{half}"
-    return export(
-        tiny.recognizer(tiny.ENCODERS[encoder]), tiny.vocabulary(), folder, name="small", half=half
-    )
+    return export(tiny.recognizer(tiny.ENCODERS[encoder]), tiny.vocabulary(), folder, name="small", half=half)
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +103,18 @@ def test_large_weights_are_halved_and_the_rest_is_not(exported: Bundle, half: bo
 
 
 def test_a_weight_beyond_half_precision_stays_whole(tmp_path: Path) -> None:
-    model = tiny.recognizer(pooled_term=False)
+    model = tiny.recognizer(tiny.HYBRID)
     with torch.no_grad():
-        # A huge weight and the normalisation after it that takes it back.
-        model.encoder.body[4].second[0].weight.mul_(1e7)
-        model.encoder.body[4].second[1].running_var.mul_(1e14)
-        model.encoder.body[4].second[1].running_mean.mul_(1e7)
+        # The normalisation that follows takes its size back.
+        model.encoder.blocks[0].ffn[2].weight.mul_(1e7)
     bundle = export(model, tiny.vocabulary(), tmp_path / "bundle", name="huge")
+    large = [
+        (tensor.data_type, float(np.abs(onnx.numpy_helper.to_array(tensor)).max()))
+        for tensor in onnx.load(bundle.graph).graph.initializer
+        if int(np.prod(tensor.dims)) >= 1024
+    ]
+    (size,) = [size for kind, size in large if kind == onnx.TensorProto.FLOAT]
+    assert size > 65504 and len(large) > 1
     assert np.isfinite(OnnxEngine(bundle.graph, device="cpu")(pixels(2)).scores).all()
 
 
@@ -300,7 +303,7 @@ def test_an_unknown_device_is_named(device: str, whole: Path) -> None:
 
 def test_a_device_that_is_not_here_is_no_other_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    with pytest.raises(UsageError, match="not available.*onnxruntime-gpu"):
+    with pytest.raises(UsageError, match=r"not available.*onnxruntime-gpu"):
         engines._providers("cuda", [cpu])
     assert engines._providers("auto", [cpu]) == [cpu]
     assert engines._providers("auto", [cpu, cuda]) == [cuda, cpu]

@@ -14,10 +14,10 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tiny
-from hostile import write_hostile
 from PIL import Image
 
+import tiny
+from hostile import write_hostile
 from taglens.errors import ImageError, ImageErrorType, MismatchError, ModelError, UsageError, VocabularyError
 from taglens.images import load
 from taglens.inference.engines import Output
@@ -168,7 +168,9 @@ def test_every_form_of_a_picture_scores_alike(tagger: Tagger, files: list[Path])
                 (row,) = tagger(sources)
                 assert (row.source, row.width, row.height, row.error) == (shown, 40, 40, None)
                 assert scores(tagger, sources) == expected
-        assert [row.source for row in tagger(opened)] == [str(files[0])], "a picture from a file keeps its name"
+        assert [row.source for row in tagger(opened)] == [str(files[0])], (
+            "a picture from a file keeps its name"
+        )
         assert scores(tagger, opened) == expected
     assert scores(tagger, bytearray(content)) == expected
     shown_otherwise = Source(files[0], "as typed")
@@ -367,7 +369,9 @@ def test_a_vocabulary_that_does_not_fit_the_engine_is_found() -> None:
 def test_both_engines_give_the_same_rows(folders: Path, tagger: Tagger, files: list[Path]) -> None:
     slow = Tagger.from_pretrained(folders / "trained", device="cpu")
     assert close(scores(slow, files), scores(tagger, files), 2e-3)
-    assert slow.ref.startswith("small@") and slow.ref != tagger.ref, "a fingerprint is of the weights that ran"
+    assert slow.ref.startswith("small@") and slow.ref != tagger.ref, (
+        "a fingerprint is of the weights that ran"
+    )
     assert slow.side == tagger.side and slow.vocabulary.ref == tagger.vocabulary.ref
     named = Tagger.from_pretrained(folders / "trained", engine="torch", device="cpu")
     assert named.ref == slow.ref
@@ -376,7 +380,7 @@ def test_both_engines_give_the_same_rows(folders: Path, tagger: Tagger, files: l
 def test_an_engine_that_does_not_fit_is_named(folders: Path) -> None:
     with pytest.raises(UsageError, match="unknown engine 'tensorrt'; use auto, onnx, torch"):
         Tagger.from_pretrained(folders / "bundle", engine="tensorrt")
-    with pytest.raises(UsageError, match="trained model folder.*use onnx"):
+    with pytest.raises(UsageError, match=r"trained model folder.*use onnx"):
         Tagger.from_pretrained(folders / "bundle", engine="torch")
     for folder in ("bundle", "trained"):
         with pytest.raises(UsageError, match="unknown device 'gpu'"):

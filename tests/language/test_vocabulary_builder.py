@@ -722,3 +722,10 @@ def test_the_lists_ship_as_readable_text() -> None:
         text = path.read_text(encoding="utf-8")
         assert text.startswith("#"), path.name
         assert "\t" not in text, path.name
+
+
+def test_a_head_that_means_the_compound_ends_the_search() -> None:
+    lists = packaged()
+    counts: Counter[Word] = Counter({("object", "guitar"): 5, ("action", "play"): 5})
+    made = build_vocabulary(counts, lists, min_count=1).vocabulary
+    assert made.find("guitar") is not None

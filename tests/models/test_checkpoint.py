@@ -83,12 +83,12 @@ def test_an_interrupted_save_leaves_no_folder_that_opens(
     monkeypatch.setattr("taglens.models.checkpoint.save_file", broken)
     with pytest.raises(KeyboardInterrupt):
         save_pretrained(tiny.recognizer(seed=1), tiny.vocabulary(name="new"), folder, name="new")
-    with pytest.raises(ModelError, match="config.json is missing"):
+    with pytest.raises(ModelError, match=r"config\.json is missing"):
         from_pretrained(folder)
 
 
 def test_a_vocabulary_of_another_length_is_not_saved(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="6 tags.*has 5"):
+    with pytest.raises(ModelError, match=r"6 tags.*has 5"):
         save_pretrained(tiny.recognizer(), tiny.vocabulary(5), tmp_path / "model", name="small")
     assert not (tmp_path / "model").exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -174,9 +175,11 @@ def test_the_config_chooses_the_encoder() -> None:
 # -- decoder -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("input_norm", [True, False])
 @torch.no_grad()
-def test_labels_for_all_images_equal_labels_for_each() -> None:
-    decoder = AlignmentDecoder(tiny.DECODER, label_width=12, token_width=10).eval()
+def test_labels_for_all_images_equal_labels_for_each(input_norm: bool) -> None:
+    config = replace(tiny.DECODER, input_norm=input_norm)
+    decoder = AlignmentDecoder(config, label_width=12, token_width=10).eval()
     labels, tokens = torch.randn(5, 12), torch.randn(3, 7, 10)
     shared = decoder(labels, tokens)
     assert shared.shape == (3, 5)
@@ -214,6 +217,17 @@ def test_the_order_of_tokens_does_not_matter_to_the_decoder() -> None:
     decoder = AlignmentDecoder(tiny.DECODER, label_width=12, token_width=10).eval()
     labels, tokens = torch.randn(5, 12), torch.randn(3, 7, 10)
     assert alike(decoder(labels, tokens.flip(1)), decoder(labels, tokens))
+
+
+@torch.no_grad()
+def test_normalised_tokens_count_by_their_direction_alone() -> None:
+    """And the published form, without, has no parameter more."""
+    labels, tokens = torch.randn(5, 12), torch.randn(3, 7, 10)
+    for input_norm in (True, False):
+        config = replace(tiny.DECODER, input_norm=input_norm)
+        decoder = AlignmentDecoder(config, label_width=12, token_width=10).eval()
+        assert alike(decoder(labels, tokens * 5 + 2), decoder(labels, tokens), 1e-4) == input_norm
+        assert any("label_norm" in key or "token_norm" in key for key in decoder.state_dict()) == input_norm
 
 
 # -- configurations ----------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
+import tiny
 from taglens.data.batches import PictureSet
 from taglens.errors import DataError
 from taglens.evaluation.thresholds import best_uniform_threshold, fit_thresholds
@@ -111,7 +111,7 @@ def test_calibration_keeps_every_tags_ranking() -> None:
 
 
 def test_extreme_logits_neither_warn_nor_break() -> None:
-    logits, present = noise(40, 3)
+    _, present = noise(40, 3)
     wild = np.where(present, 200.0, -200.0).astype(np.float32)
     found = fitted((wild, present, ALL))
     scores = found.calibration.apply(wild)
@@ -141,7 +141,9 @@ def test_a_tag_that_nobody_looked_for_keeps_silent() -> None:
     found = fitted((logits, present, [1, 1, 1, 0]))
     assert thresholds(found)[3] is None
     tags = found.vocabulary.select(found.calibration.apply(logits + 3)[0])
-    assert found.calibration.apply(np.full((1, 4), 5.0, np.float32))[0, 3] < 0.5 or found.calibration.slope > 2
+    assert (
+        found.calibration.apply(np.full((1, 4), 5.0, np.float32))[0, 3] < 0.5 or found.calibration.slope > 2
+    )
     assert "object:boat" not in [tag.id for tag in tags]
 
 

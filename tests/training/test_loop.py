@@ -198,7 +198,7 @@ def unfinished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
 def test_other_settings_refuse_to_resume(changes: dict[str, Any], unfinished: Path) -> None:
     before = (unfinished / STATE).read_bytes()
-    with pytest.raises(MismatchError, match="other settings.*another --out"):
+    with pytest.raises(MismatchError, match=r"other settings.*another --out"):
         run(unfinished, config=replace(CONFIG, **changes))
     assert (unfinished / STATE).read_bytes() == before
 
@@ -223,7 +223,15 @@ def test_how_often_to_log_may_change(unfinished: Path, tmp_path: Path) -> None:
 def test_a_damaged_state_is_named(content: bytes | None, unfinished: Path, tmp_path: Path) -> None:
     whole = (unfinished / STATE).read_bytes()
     (tmp_path / STATE).write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(ModelError, match=r"state\.pt is damaged.*delete it"):
+    with pytest.raises(ModelError, match=r"state\.pt is damaged.*delete it") as caught:
+        run(tmp_path)
+    assert "weights_only" not in str(caught.value), "nobody is told to load it unsafely"
+
+
+@pytest.mark.parametrize("value", [[1, 2], {"step": 3}, torch.zeros(2)], ids=["list", "other", "tensor"])
+def test_a_file_that_is_no_state_is_named(value: Any, tmp_path: Path) -> None:
+    torch.save(value, tmp_path / STATE)
+    with pytest.raises(ModelError, match=r"state\.pt is no run's state.*delete it"):
         run(tmp_path)
 
 
@@ -236,7 +244,7 @@ def test_a_run_that_cannot_be_meant_is_refused(changes: dict[str, Any]) -> None:
 
 
 def test_a_part_that_the_model_lacks_cannot_be_trained(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no part 'head'.*encoder"):
+    with pytest.raises(UsageError, match=r"no part 'head'.*encoder"):
         run(tmp_path, config=replace(CONFIG, only=("decoder", "head")))
 
 
@@ -277,7 +285,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(poison: str,
     model.register_forward_pre_hook(count)
     # Logged seldom, saved at every step: what is saved must not depend on what is logged.
     config = replace(CONFIG, log_every=100, checkpoint_every=1)
-    with pytest.raises(ModelError, match="not finite at step 3.*--lr"):
+    with pytest.raises(ModelError, match=r"not finite at step 3.*--lr"):
         train(model, stream(), Poisoned(poison), config, out=tmp_path)
     kept = state(tmp_path)
     assert kept["step"] == 2

@@ -45,6 +45,9 @@ def command(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     engine: Annotated[str, typer.Option("--engine", help="auto, onnx or torch.")] = "auto",
+    _json: Annotated[
+        bool, typer.Option("--json", help="Accepted as in other commands; JSON is the only form.")
+    ] = False,
 ) -> int:
     """Measure a model on labelled pictures; prints one JSON object."""
 

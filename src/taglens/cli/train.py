@@ -52,6 +52,9 @@ def run(
         list[str] | None,
         typer.Option("--only", help="Train only this part (decoder, encoder, …); freeze the rest."),
     ] = None,
+    fresh: Annotated[
+        list[str] | None, typer.Option("--fresh", help="Do not take this part from --init; start it anew.")
+    ] = None,
     least_area: Annotated[
         float,
         typer.Option("--least-area", min=0.05, max=1.0, help="Smallest part of a picture a crop keeps."),
@@ -106,6 +109,7 @@ def run(
             weights=_weights(loss_weight or []),
         ),
         encoder=recipes.ENCODERS[encoder],
+        fresh_parts=tuple(fresh or ()),
     )
     line = ProgressLine(steps)
 

@@ -47,7 +47,8 @@ class Calibration:
     def apply(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Probabilities [N, T] of logits [N, T]."""
         shifted = self.slope * logits.astype(np.float64) + self.offsets
-        return (1.0 / (1.0 + np.exp(-shifted))).astype(np.float32)
+        # 1 / (1 + exp(-x)), whose exponential would overflow far below 0.
+        return np.exp(-np.logaddexp(0.0, -shifted)).astype(np.float32)
 
 
 def export(

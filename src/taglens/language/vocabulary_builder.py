@@ -384,8 +384,13 @@ def _edges(
     # What reviewed edges say goes first: an inferred edge that runs against them is dropped.
     for word in list(above):
         head = _head(word, lists)
+        # A head may be a synonym of what it is the head of ("musical instrument", "instrument"): then there is none.
+        passed = {word}
         while head is not None and head not in known:
+            passed.add(head)
             head = _head(head, lists)
+            if head in passed:
+                head = None
         for parent in (*((head,) if head else ()), *from_labels.get(word, ())):
             if parent in above and parent != word and word not in _ancestors(parent, above):
                 above[word].add(parent)

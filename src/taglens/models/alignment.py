@@ -68,13 +68,19 @@ class AlignmentDecoder(nn.Module):
     def __init__(self, config: DecoderConfig, *, label_width: int, token_width: int) -> None:
         super().__init__()
         self.label_in = nn.Linear(label_width, config.width)
+        self.label_norm: nn.Module = nn.Identity()
+        self.token_norm: nn.Module = nn.Identity()
+        if config.input_norm:
+            self.label_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+            self.token_norm = nn.LayerNorm(token_width, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList([DecoderLayer(config, token_width) for _ in range(config.depth)])
         self.head = nn.Linear(config.width, 1)
         # Few tags of thousands are present: start from a low probability instead of one half.
         nn.init.constant_(self.head.bias, -3.0)
 
     def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
-        x = torch.relu(self.label_in(labels))
+        x = self.label_norm(torch.relu(self.label_in(labels)))
+        tokens = self.token_norm(tokens)
         if x.ndim == 2:
             x = x[None]
         for layer in self.layers:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,20 @@ def from_pretrained(folder: str | os.PathLike[str]) -> tuple[Recognizer, Vocabul
 _PER_TAG = ("bank.", "pooled_bias")
 
 
-def start_from(model: Recognizer, folder: str | os.PathLike[str], vocabulary: Vocabulary) -> list[str]:
+def start_from(
+    model: Recognizer,
+    folder: str | os.PathLike[str],
+    vocabulary: Vocabulary,
+    *,
+    fresh_parts: Sequence[str] = (),
+) -> list[str]:
     """Begin training from another model's weights, matching tags by id.
 
     Encoder, projection and decoder are taken over and must fit; label embeddings are taken over for the tags that
     both vocabularies hold, the others keep their fresh values.
+
+    Args:
+        fresh_parts: names of parts ("decoder") that are not taken over.
 
     Returns:
         ids of the tags that started fresh.
@@ -124,7 +134,14 @@ def start_from(model: Recognizer, folder: str | os.PathLike[str], vocabulary: Vo
     folder = Path(folder)
     old = _vocabulary(folder, read_config(folder))
     state = _weights(folder)
-    ours = model.state_dict()
+    parts = [name for name, _ in model.named_children()]
+    for part in fresh_parts:
+        if part not in parts:
+            raise ModelError(f"the model has no part {part!r} to start anew; it has {', '.join(parts)}")
+    # Parts that start anew are neither taken over nor compared.
+    anew = tuple(f"{part}." for part in fresh_parts)
+    ours = {key: value for key, value in model.state_dict().items() if not key.startswith(anew)}
+    state = {key: value for key, value in state.items() if not key.startswith(anew)}
     if extra := sorted(state.keys() - ours.keys()):
         raise ModelError(f"{folder / WEIGHTS} has {extra[0]}, which this model lacks: another architecture")
     fresh = [id for id in vocabulary.ids if id not in old]

@@ -80,13 +80,19 @@ EncoderConfig = ConvNetConfig | HybridConfig
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """The alignment decoder (Tag2Text 1.4, RAM 2.2): cross-attention and feed-forward, no self-attention."""
+    """The alignment decoder (Tag2Text 1.4, RAM 2.2): cross-attention and feed-forward, no self-attention.
+
+    Attributes:
+        input_norm: normalise labels and tokens on their way in. Published models do not; without it a decoder that
+            is trained from scratch over a free encoder drowns its labels in the tokens (EXPERIMENTS.md).
+    """
 
     width: int = 192
     depth: int = 2
     heads: int = 4
     ffn_width: int = 384
     layer_norm_eps: float = 1e-12
+    input_norm: bool = True
 
     def __post_init__(self) -> None:
         _positive("DecoderConfig", width=self.width, depth=self.depth, heads=self.heads, ffn=self.ffn_width)

@@ -111,11 +111,12 @@ def _offsets(group: _Group, slope: float) -> npt.NDArray[np.float32]:
     wanted = (group.present.sum(0) + _DOUBT) / (total + 2 * _DOUBT)
     offsets = np.log(wanted / (1 - wanted)) - np.average(z, axis=0, weights=group.weights)
     for _ in range(_NEWTON_STEPS):
-        p = 1 / (1 + np.exp(-(z + offsets)))
+        p = np.exp(-np.logaddexp(0.0, -(z + offsets)))
         gap = (group.weights * p).sum(0) / total - wanted
         steepness = (group.weights * p * (1 - p)).sum(0) / total
         offsets -= np.clip(gap / np.maximum(steepness, 1e-9), -1.0, 1.0)
-    return offsets.astype(np.float32)
+    fitted: npt.NDArray[np.float32] = offsets.astype(np.float32)
+    return fitted
 
 
 def _cost(group: _Group, slope: float) -> float:

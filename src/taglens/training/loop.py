@@ -249,7 +249,10 @@ def _resume(
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-        raise ModelError(f"{path} is damaged: {error}; delete it to start the run anew") from None
+        # Its text, which advises to load the file unsafely, stays with the cause.
+        raise ModelError(f"{path} is damaged or no run's state; delete it to start the run anew") from error
+    if not isinstance(state, dict) or "settings" not in state:
+        raise ModelError(f"{path} is no run's state; delete it to start the run anew")
     if state["settings"] != _settings(config):
         raise MismatchError(
             f"{path} belongs to a run with other settings",

@@ -36,6 +36,7 @@ class RunConfig:
 
     Attributes:
         shares: source name -> share of the draws; empty: by size.
+        fresh_parts: parts that are not taken over from the model that training starts from.
         store_scale: pictures are kept in memory at this multiple of the training side, so that crops keep detail.
     """
 
@@ -45,6 +46,7 @@ class RunConfig:
     objective: TagObjective = field(default_factory=TagObjective)
     encoder: EncoderConfig = field(default_factory=ConvNetConfig)
     store_scale: float = 1.25
+    fresh_parts: tuple[str, ...] = ()
 
     @property
     def stored_side(self) -> int:
@@ -116,10 +118,11 @@ def run(
     unknown = sorted(set(config.shares) - known)
     if unknown:
         raise UsageError(f"a share is given for {unknown[0]!r}; the sources are {', '.join(sorted(known))}")
-    model = Recognizer(RecognizerConfig(encoder=config.encoder, tags=len(vocabulary), side=config.loop.side))
+    # Before anything random: the same seed starts from the same weights.
     torch.manual_seed(config.loop.seed)
+    model = Recognizer(RecognizerConfig(encoder=config.encoder, tags=len(vocabulary), side=config.loop.side))
     if start is not None:
-        fresh = start_from(model, start, vocabulary)
+        fresh = start_from(model, start, vocabulary, fresh_parts=config.fresh_parts)
         say(f"starting from {start}; {len(fresh)} of {len(vocabulary)} tags are new")
     used = [source for source in sources if not config.shares or config.shares.get(source.name, 0) > 0]
     sets = [_decoded(source, vocabulary, "train", config.stored_side, say) for source in used]
