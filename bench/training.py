@@ -60,11 +60,10 @@ def main() -> None:
 
     def step(asked: int) -> Callable[[], None]:
         def work() -> None:
-            answer: torch.Tensor
+            tokens = model.tokens(images)
+            answer = model.pooled_logits(tokens)
             if asked:
-                answer = model(images, torch.arange(asked)).logits
-            else:
-                answer = model.pooled_logits(model.tokens(images))
+                answer = answer[:, :asked] + model.decoder(model.bank(torch.arange(asked)), tokens)
             answer.sum().backward()  # type: ignore[no-untyped-call]
 
         return work

@@ -23,6 +23,9 @@ from taglens.models.configs import (
 from taglens.models.recognizer import Recognizer
 from taglens.vocabulary import Entry, Vocabulary
 
+# What is this small is done before a second thread has woken up, and waits for it on a busy machine.
+torch.set_num_threads(1)
+
 SIDE = 32
 CONVNET = ConvNetConfig(widths=(8, 16), depths=(1, 1), stem_width=8)
 HYBRID = HybridConfig(
