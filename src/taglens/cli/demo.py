@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from taglens.cli.console import OK, SOME_FAILED, ProgressLine, say
-from taglens.cli.listing import Listing
+from taglens.cli.listing import MOST_TAGS, Listing
 from taglens.cli.tag import TagOptions, Tally, card, deliver, load_tagger, rows, show_json
 from taglens.errors import DataError, MissingExtraError
 from taglens.inference.sources import Source
@@ -75,7 +75,7 @@ def run(
     """Tag the photographs inside scikit-image and write a page to look at."""
     from taglens.collection.page import write_page
 
-    options = TagOptions(model=model)
+    options = TagOptions(model=model, top=MOST_TAGS)
     paths = photographs()
     tagger = load_tagger(options)
     tally = Tally()

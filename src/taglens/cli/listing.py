@@ -12,6 +12,7 @@ from taglens.results import Kind, Prediction
 
 BAR_WIDTH = 20
 WIDEST_NAME = 32
+MOST_TAGS = 15
 NO_TAGS = "no tag reaches its threshold; the best guesses: --threshold 0 --top 5"
 
 STYLES: dict[Kind, str] = {
@@ -26,8 +27,10 @@ STYLES: dict[Kind, str] = {
 class Listing:
     """Writes predictions to a stream, each complete before the next begins."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, *, most: int | None = None) -> None:
+        """On a terminal at most ``most`` tags a picture are listed, and the rest counted; None: all."""
         self._stream = stream
+        self._most = most
         self._coloured = is_terminal(stream)
 
     def show(self, prediction: Prediction) -> None:
@@ -48,9 +51,10 @@ class Listing:
             lines.append(
                 Text.assemble(("  ✗ ", "bold red"), (f"{kind}: {printable(prediction.error.message)}", "red"))
             )
-        names = [printable(tag.name) for tag in prediction.tags or ()]
+        tags = (prediction.tags or ())[: self._most]
+        names = [printable(tag.name) for tag in tags]
         width = min(max(map(cell_len, names), default=0), WIDEST_NAME)
-        for name, tag in zip(names, prediction.tags or (), strict=True):
+        for name, tag in zip(names, tags, strict=True):
             lines.append(
                 Text.assemble(
                     "  " + name + " " * max(width - cell_len(name), 0) + "  ",
@@ -59,6 +63,9 @@ class Listing:
                     (tag.kind, "dim " + STYLES[tag.kind]),
                 )
             )
+        more = len(prediction.tags or ()) - len(tags)
+        if more:
+            lines.append(Text(f"  … and {more} more: --top 0 lists all", "dim"))
         if prediction.tags == ():
             lines.append(Text("  " + NO_TAGS, "dim"))
         if prediction.caption is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taglens.cli.console import OK, SOME_FAILED, ProgressLine, is_terminal, say
-from taglens.cli.listing import Listing
+from taglens.cli.listing import MOST_TAGS, Listing
 from taglens.errors import UsageError
 from taglens.inference.sources import Found, Skipped, Source, Unopened, expand
 from taglens.results import Prediction
@@ -334,7 +334,7 @@ def run(
         found = list(found)
         total = sum(isinstance(item, Source) for item in found)
     progress = ProgressLine(total)
-    show = show_json if json else Listing(sys.stdout).show
+    show = show_json if json else Listing(sys.stdout, most=MOST_TAGS if options.top is None else None).show
     stream = deliver(rows(tagger, found, options, tally=tally), show, tally=tally, progress=progress)
     if page is None:
         for _ in stream:
