@@ -176,6 +176,13 @@ def test_a_run_starts_from_another(corpus: Path, tmp_path: Path) -> None:
             assert torch.allclose(second[key].float(), value.float(), atol=1e-6), key
     assert any(not torch.equal(second[key], first[key]) for key in first if key.startswith("decoder."))
     said = train(
+        *(tmp_path / "anew", "--init", tmp_path / "first" / "model", "--fresh", "decoder", "--seed", 7),
+        shards=shards,
+    )
+    anew = weights(tmp_path / "anew")
+    key = "decoder.layers.0.ffn.0.weight"
+    assert (anew[key] - first[key]).abs().max() > 0.02 > (second[key] - first[key]).abs().max()
+    said = train(
         tmp_path / "third",
         "--init",
         tmp_path / "first" / "model",
@@ -213,6 +220,7 @@ def test_shares_choose_among_sources(corpus: Path, tmp_path: Path) -> None:
         (("--loss-weight", "tag=much"), "no number"),
         (("--only", "tail"), "no part 'tail'"),
         (("--init", "nowhere"), "no model folder"),
+        (("--only", "decoder", "--loss-weight", "tag=0", "--loss-weight", "rank=0"), "nothing to learn"),
         (("--shards", "nowhere"), "nowhere"),
         (("--side", "16"), "32"),
         (("--steps", "0"), "1"),

@@ -260,6 +260,19 @@ def test_starting_from_another_architecture_is_refused(
         start_from(model(), folder, tiny.vocabulary())
 
 
+def test_a_part_may_start_anew(folder: Path) -> None:
+    """Whatever that part was in the other model: here, deeper and without normalised inputs."""
+    decoder = replace(tiny.DECODER, depth=1, input_norm=not tiny.DECODER.input_norm)
+    model = Recognizer(replace(tiny.config(), decoder=decoder))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    assert start_from(model, folder, tiny.vocabulary(), fresh_parts=["decoder"]) == []
+    old = tiny.recognizer().state_dict()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, (before if key.startswith("decoder.") else old)[key]), key
+    with pytest.raises(ModelError, match=r"no part 'head'.*decoder"):
+        start_from(model, folder, tiny.vocabulary(), fresh_parts=["head"])
+
+
 def test_starting_from_other_widths_is_refused(tmp_path: Path) -> None:
     narrow = Recognizer(replace(tiny.config(), token_width=8, label_width=8))
     save_pretrained(narrow, tiny.vocabulary(), tmp_path / "narrow", name="narrow")

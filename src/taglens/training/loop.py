@@ -116,6 +116,7 @@ def train(
         The averaged model, in eval mode, on the CPU.
 
     Raises:
+        UsageError: a part to train that the model lacks, or that no loss depends on.
         MismatchError: the state belongs to a run with other settings or another model.
         ModelError: the loss or its gradient stopped being finite, or ``state.pt`` is damaged.
     """
@@ -199,6 +200,11 @@ def _step(
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
         named = objective.losses(model, images, targets, weights, generator=generator)
         total = objective.total(named)
+    if not total.requires_grad:
+        raise UsageError(
+            f"nothing to learn: no loss of weight depends on what is trained ({', '.join(config.only)}); "
+            "train another part or weigh another loss"
+        )
     optimizer.zero_grad(set_to_none=True)
     total.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
