@@ -57,6 +57,16 @@ def quality() -> str:
     return "\n".join([*lines, "", origin(row)])
 
 
+def heads() -> str:
+    row = newest("heads")
+    lines = ["| head | mAP on the yardstick |", "|---|---|"]
+    lines += [f"| {name} | {value:.3f} |" for name, value in row["figures"].items()]
+    told = row["settings"]
+    return "\n".join(
+        [*lines, "", f"Side {told['side']}, {told['epochs']} epochs, seed {told['seed']}. {origin(row)}"]
+    )
+
+
 def best_and_worst() -> str:
     found = newest("quality")["figures"]["flickr8k"]
     said = {
@@ -138,6 +148,7 @@ def training() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "heads": heads,
     "quality": quality,
     "best": best_and_worst,
     "speed": speed,

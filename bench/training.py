@@ -63,7 +63,7 @@ def main() -> None:
             tokens = model.tokens(images)
             answer = model.pooled_logits(tokens)
             if asked:
-                answer = answer[:, :asked] + model.decoder(model.bank(torch.arange(asked)), tokens)
+                answer = answer[:, :asked] + model.decoder(model.bank.plain()[:asked], tokens)
             answer.sum().backward()  # type: ignore[no-untyped-call]
 
         return work

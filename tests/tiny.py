@@ -36,20 +36,28 @@ DECODER = DecoderConfig(width=16, depth=2, heads=2, ffn_width=32)
 NAMES = ("dog", "cat", "beach", "red", "run", "boat")
 
 
-def config(encoder: EncoderConfig = CONVNET, *, tags: int = 6, pooled_term: bool = True) -> RecognizerConfig:
+def config(
+    encoder: EncoderConfig = CONVNET, *, tags: int = 6, pooled_term: bool = True, descriptions: int = 0
+) -> RecognizerConfig:
     return RecognizerConfig(
         encoder=encoder,
         tags=tags,
         decoder=DECODER,
         token_width=16,
         label_width=16,
+        descriptions=descriptions,
         pooled_term=pooled_term,
         side=SIDE,
     )
 
 
 def recognizer(
-    encoder: EncoderConfig = CONVNET, *, tags: int = 6, pooled_term: bool = True, seed: int = 0
+    encoder: EncoderConfig = CONVNET,
+    *,
+    tags: int = 6,
+    pooled_term: bool = True,
+    descriptions: int = 0,
+    seed: int = 0,
 ) -> Recognizer:
     """A model in eval mode whose every parameter and statistic has left its starting value.
 
@@ -57,7 +65,7 @@ def recognizer(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = Recognizer(config(encoder, tags=tags, pooled_term=pooled_term))
+        model = Recognizer(config(encoder, tags=tags, pooled_term=pooled_term, descriptions=descriptions))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.ndim <= 1:

@@ -31,15 +31,16 @@ VOCABULARY = Vocabulary(
 
 
 class FakeTagger:
-    """Scores: red, green, blue share of the picture, then 0.25, then 0.99 for the hidden tag.
+    """Scores: red, green, blue share of the picture, then 0.25, then 0.99 for the hidden tag; 0.7 for a typed one.
 
     Class attributes: ``calls`` the arguments of every call; ``interrupt_after`` raises KeyboardInterrupt
-    then.
+    then; ``reads_text`` opens the vocabulary.
     """
 
     calls: ClassVar[list[dict[str, Any]]] = []
     loads: ClassVar[list[dict[str, Any]]] = []
     interrupt_after: ClassVar[int | None] = None
+    reads_text: ClassVar[bool] = False
 
     def __init__(self, vocabulary: Vocabulary = VOCABULARY) -> None:
         self.vocabulary = vocabulary
@@ -61,9 +62,12 @@ class FakeTagger:
 
     def with_vocabulary(self, vocabulary: Vocabulary) -> FakeTagger:
         unknown = [entry.id for entry in vocabulary if entry.id not in VOCABULARY]
-        if unknown:
+        if unknown and not self.reads_text:
             raise VocabularyError(f"this model has a closed vocabulary and does not know {unknown[0]}")
         return FakeTagger(vocabulary)
+
+    def guesses(self) -> list[str]:
+        return [entry.name for entry in self.vocabulary if entry.name.startswith("xyz")]
 
     def __call__(
         self,
@@ -104,7 +108,10 @@ class FakeTagger:
             return Prediction(width=None, height=None, tags=None, error=Failure.of(error), **named)
         mean = picture.pixels.reshape(-1, 3).mean(axis=0) / 255
         every = np.array([*mean, 0.25, 0.99], np.float32)
-        scores = every[[VOCABULARY.position(id) for id in self.vocabulary.ids]]
+        scores = np.array(
+            [every[VOCABULARY.position(id)] if id in VOCABULARY else 0.7 for id in self.vocabulary.ids],
+            np.float32,
+        )
         return Prediction(
             width=picture.width,
             height=picture.height,

@@ -285,6 +285,26 @@ def test_chosen_tags_replace_the_vocabulary(taglens: Any) -> None:
     assert len(row["tags"]) == 4 and row["vocabulary"] == VOCABULARY.ref
 
 
+def test_any_words_are_tags_where_the_model_reads_text(taglens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTagger, "reads_text", True)
+    (row,) = taglens("tag", "red.png", "--json", "--tags", "Red  Car,tomato,red car").rows
+    assert [(entry["id"], entry["kind"]) for entry in row["tags"]] == [
+        ("object:red thing", "object"),
+        ("typed:red car", "typed"),
+    ]
+    (row,) = taglens("tag", "red.png", "--json", "--tags", "corgi", "--add-tags", "--threshold", "0").rows
+    assert len(row["tags"]) == 5 and "typed:corgi" in [entry["id"] for entry in row["tags"]]
+    hidden = taglens("tag", "red.png", "--tags", "secret")
+    assert hidden.status == 2 and "'secret'" in hidden.err
+
+
+def test_a_score_from_spelling_alone_is_said_to_be_one(taglens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeTagger, "reads_text", True)
+    outcome = taglens("tag", "red.png", "--json", "--tags", "xyzzy,corgi")
+    assert outcome.status == 0 and len(outcome.rows) == 1
+    assert "no word of 'xyzzy' is known" in outcome.err and "corgi" not in outcome.err
+
+
 def test_unknown_tags_are_named_with_the_nearest_known(taglens: Any) -> None:
     outcome = taglens("tag", "red.png", "--json", "--tags", "blue,meadows,xyzzy,tomatoe,secret")
     assert (outcome.status, outcome.out) == (2, "")

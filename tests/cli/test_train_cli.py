@@ -216,7 +216,7 @@ def test_shares_choose_among_sources(corpus: Path, tmp_path: Path) -> None:
         (("--device", "gpu"), "use auto, cpu or cuda"),
         (("--precision", "fp16"), "use fp32 or bf16"),
         (("--lr", "0"), "above 0"),
-        (("--loss-weight", "speed=1"), "tag, rank, pooled_tag, pooled_rank"),
+        (("--loss-weight", "speed=1"), "tag, rank, text, pooled_tag, pooled_rank, pooled_text, distil"),
         (("--loss-weight", "tag=much"), "no number"),
         (("--only", "tail"), "no part 'tail'"),
         (("--init", "nowhere"), "no model folder"),

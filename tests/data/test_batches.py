@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import tiny
 from taglens import images
 from taglens.data.batches import BatchStream, PictureSet, decode_set
 from taglens.data.building import build_shards
-from taglens.data.labelling import label_from_names
+from taglens.data.labelling import Labels, label_from_names
 from taglens.data.shards import Scope, ShardSet, ShardSettings
 from taglens.errors import DataError, MismatchError
 from taglens.vocabulary import Entry, Vocabulary
@@ -98,6 +99,18 @@ def test_shares_are_by_size_unless_given() -> None:
     assert {source for batch in drawn(given_shares, 10) for source, _ in batch} == {1}
 
 
+def test_the_frequency_is_what_the_draws_hold() -> None:
+    present = (np.array([[1, 0], [1, 0], [1, 1], [0, 0]], np.uint8), np.array([[0, 1]], np.uint8))
+    pixels = np.zeros((4, 2, 2, 3), np.uint8)
+    sets = [
+        PictureSet(name, pixels[: len(tags)], tags, np.ones(2, np.float32))
+        for name, tags in zip("ab", present, strict=True)
+    ]
+    stream = BatchStream(sets, batch_size=8, shares={"a": 0.5, "b": 0.5})
+    assert stream.frequency() == pytest.approx([0.375, 0.625])
+    assert stream.batch(0).targets.mean(0) == pytest.approx(stream.frequency())
+
+
 def test_a_batch_is_a_function_of_its_number() -> None:
     sets = [numbered("a", 7), numbered("b", 5)]
     straight = drawn(BatchStream(sets, batch_size=3, seed=1), 20)
@@ -164,6 +177,31 @@ def test_a_batch_holds_its_pictures_targets_and_weights() -> None:
                 expected = 1.0 if present or source == 0 else 0.0 if tag in (0, 5) else 0.3
                 assert batch.targets[place, tag] == float(present)
                 assert batch.weights[place, tag] == np.float32(expected)
+
+
+def test_a_batch_draws_a_caption_for_every_picture_that_has_one() -> None:
+    captioned, plain = tiny.picture_set("captioned", 7, side=8), tiny.picture_set("plain", 5, side=8)
+    counts = np.array([2, 3, 0, 1, 3, 2, 1])
+    # A text says whose it is and which: (picture, number).
+    table = np.zeros((7, 3, 2), np.float32)
+    table[..., 0], table[..., 1] = np.arange(7)[:, None], np.arange(3)
+    captioned = replace(captioned, texts=table, text_counts=counts)
+    stream = BatchStream([plain, captioned], batch_size=6, seed=1)
+    met: set[tuple[float, float]] = set()
+    for number in range(60):
+        batch = stream.batch(number)
+        rows = [(source, int(row)) for source, some in stream.members(number) for row in some]
+        with_caption = [place for place, (s, row) in enumerate(rows) if s == 1 and counts[row]]
+        assert batch.described.tolist() == with_caption and len(batch.texts) == len(with_caption)
+        assert [text[0] for text in batch.texts] == [rows[place][1] for place in with_caption]
+        assert np.array_equal(batch.texts, stream.batch(number).texts)
+        met |= {(float(owner), float(which)) for owner, which in batch.texts}
+    assert met == {(row, which) for row, count in enumerate(counts) for which in range(count)}
+
+
+def test_without_captions_a_batch_has_no_texts() -> None:
+    batch = BatchStream([tiny.picture_set("plain", 5, side=8)], batch_size=3).batch(0)
+    assert len(batch.texts) == len(batch.described) == 0
 
 
 # -- from shards -------------------------------------------------------------------------------------
@@ -248,3 +286,31 @@ def test_another_vocabulary_is_refused(corpus: Path) -> None:
     other = Vocabulary(list(VOCABULARY)[::-1], name="few")
     with pytest.raises(MismatchError, match="another vocabulary"):
         decode_set(shards(corpus), other, split="train", side=8)
+
+
+def test_captions_are_embedded_where_asked(tmp_path: Path) -> None:
+    captions = [["a dog", "!!", "a red dog"], ["a boat"], ["..."]]
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "captions.jsonl"
+    for number in range(3):
+        Image.new("RGB", (9, 9), COLOURS[number]).save(path.parent / f"{number}.png")
+    rows = [{"image": f"{n}.png", "captions": texts, "split": "train"} for n, texts in enumerate(captions)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_shards(
+        path,
+        tmp_path / "out",
+        vocabulary=VOCABULARY,
+        label=lambda _: Labels((2,)),
+        settings=ShardSettings(absent=1.0, scope="all", samples_per_shard=2, labeller="constant"),
+    )
+    built = ShardSet.open(tmp_path / "out")
+
+    def embed(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.array([[len(text), 1] for text in texts], np.float32)
+
+    assert decode_set(built, VOCABULARY, split="train", side=8).texts is None
+    found = decode_set(built, VOCABULARY, split="train", side=8, embed=embed)
+    assert found.texts is not None and found.text_counts is not None
+    # A caption without a word is as good as none.
+    assert found.text_counts.tolist() == [2, 1, 0]
+    assert found.texts[..., 0].tolist() == [[5, 9], [6, 0], [0, 0]]

@@ -47,6 +47,8 @@ class FakeReader(FakeScorer):
         self.typed_names: list[list[str]] = []
         self.readers: list[FakeScorer] = []
 
+    reads_text = True
+
     def typed(self, names: list[str]) -> FakeScorer:
         self.typed_names.append(names)
         vocabulary = Vocabulary([Entry(name, "typed") for name in names], name="typed")

@@ -253,7 +253,9 @@ class Fixed:
 
     def __call__(self, pixels: npt.NDArray[np.float32]) -> Output:
         self.seen.append(pixels)
-        return Output(np.tile(self.scores, (len(pixels), 1)), np.zeros((len(pixels), 2), np.float32))
+        b = len(pixels)
+        pooled, tokens = np.zeros((b, 2), np.float32), np.zeros((b, 3, 2), np.float32)
+        return Output(np.tile(self.scores, (b, 1)), pooled, tokens)
 
 
 def fixed(*values: float) -> Tagger:

@@ -107,7 +107,7 @@ def test_the_logit_is_the_decoders_and_the_pooled_terms_sum() -> None:
     model, given = tiny.recognizer(), images()
     found = model(given)
     tokens = model.project(model.encoder(given))
-    decoder = model.decoder(model.bank(), tokens)
+    decoder = model.decoder(model.bank.plain(), tokens)
     normed = model.pooled_norm(tokens[:, 0])
     for row in range(2):
         for tag in range(6):

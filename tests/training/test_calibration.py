@@ -36,7 +36,7 @@ class Table(nn.Module):
     def forward(self, images: Tensor) -> Recognition:
         rows = (images[:, 0, 0, 0] * 255).round().long() * 256 + (images[:, 1, 0, 0] * 255).round().long()
         self.batches.append(len(images))
-        return Recognition(self.logits[rows], None, images[:, 0, 0])
+        return Recognition(self.logits[rows], self.logits[rows], None, images[:, 0, 0])
 
 
 def world(*sources: tuple[Floats, Bits, list[float]]) -> tuple[Any, list[PictureSet]]:

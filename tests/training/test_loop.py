@@ -21,7 +21,7 @@ from taglens.models.configs import EncoderConfig
 from taglens.models.recognizer import Recognizer
 from taglens.training.augment import AugmentConfig
 from taglens.training.loop import LOG, STATE, LoopConfig, Progress, train
-from taglens.training.objectives import TagObjective
+from taglens.training.objectives import Asked, TagObjective
 from taglens.training.optim import Average, adamw, rate
 from taglens.training.recipes import logits_of
 
@@ -255,15 +255,9 @@ class Poisoned:
     poison: str
 
     def losses(
-        self,
-        model: Recognizer,
-        images: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        *,
-        generator: torch.Generator,
+        self, model: Recognizer, tokens: Tensor, asked: Asked, *, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        named = OBJECTIVE.losses(model, images, targets, weights, generator=generator)
+        named = OBJECTIVE.losses(model, tokens, asked, generator=generator)
         if model.steps == 3:  # type: ignore[comparison-overlap]
             # NaN, infinity, and a finite loss whose slope is infinite.
             spoilt = {"nan": named["tag"] * math.nan, "inf": named["tag"] * math.inf}
@@ -282,7 +276,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(poison: str,
         model.steps += 1  # type: ignore[operator]
 
     model.steps = 0  # type: ignore[assignment]
-    model.register_forward_pre_hook(count)
+    model.encoder.register_forward_pre_hook(count)
     # Logged seldom, saved at every step: what is saved must not depend on what is logged.
     config = replace(CONFIG, log_every=100, checkpoint_every=1)
     with pytest.raises(ModelError, match=r"not finite at step 3.*--lr"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import tiny
+from taglens.models.recognizer import Recognizer
 from taglens.training.losses import asymmetric_loss, ranking_loss
-from taglens.training.objectives import TagObjective
+from taglens.training.objectives import Asked, TagObjective, draw, inclusion
 
 # -- slow twins --------------------------------------------------------------------------------------
 
@@ -235,7 +237,12 @@ def batch(absent: float = 0.3) -> tuple[Tensor, Tensor, Tensor]:
 
 def losses(objective: TagObjective, seed: int = 0, *, pooled_term: bool = True) -> dict[str, Tensor]:
     model = tiny.recognizer(pooled_term=pooled_term)
-    found = objective.losses(model, *batch(), generator=torch.Generator().manual_seed(seed))
+    images, targets, weights = batch()
+    none = torch.zeros(0, 16)
+    asked = Asked(targets, weights, none, torch.zeros(0, dtype=torch.long), none[:, :0])
+    found = objective.losses(
+        model, model.tokens(images), asked, generator=torch.Generator().manual_seed(seed)
+    )
     return {name: value.detach() for name, value in found.items()}
 
 
@@ -243,7 +250,7 @@ def test_the_objective_is_its_losses_summed_and_ranked() -> None:
     images, targets, weights = batch()
     found = losses(TagObjective(gamma_negative=2, gamma_positive=1, shift=0.1, tags_per_step=0))
     recognition = tiny.recognizer()(images)
-    for prefix, logits in (("", recognition.logits), ("pooled_", recognition.pooled_logits)):
+    for prefix, logits in (("", recognition.decoder_logits), ("pooled_", recognition.pooled_logits)):
         tag = slow_asymmetric(logits, targets, weights, negative=2, positive=1, shift=0.1)
         assert float(found[f"{prefix}tag"]) == pytest.approx(sum(map(sum, tag)) / 4, rel=1e-3)
         rank = slow_ranking(logits, targets, weights)
@@ -269,6 +276,39 @@ def test_a_sample_of_tags_follows_the_generator_and_spares_the_pooled_term() -> 
     assert len({round(float(one["tag"]), 6) for one in found}) > 1
 
 
+def test_a_sample_of_tags_stands_for_all_of_them() -> None:
+    """Common tags are drawn more often and weigh less for it: on average the loss is that over every tag."""
+    frequency = torch.tensor([0.5, 0.3, 0.2, 0.1, 0.1, 0.05])
+    plain = {"gamma_negative": 0.0, "shift": 0.0}
+    whole = losses(TagObjective(tags_per_step=0, **plain))["tag"]
+    sampled = TagObjective(tags_per_step=3, frequency=frequency, **plain)
+    each = torch.stack([losses(sampled, seed)["tag"] for seed in range(400)])
+    error = float(each.std()) / 400**0.5
+    assert abs(float(each.mean() - whole)) < 4 * error and error < 0.05 * float(whole)
+
+
+def test_chances_add_up_to_the_sample_and_grow_with_the_root_of_the_frequency() -> None:
+    frequency = torch.tensor([0.9, 0.04, 0.01, 0.0025, 0.0])
+    chance = inclusion(frequency, 2)
+    assert float(chance.sum()) == pytest.approx(2) and float(chance[0]) == 1
+    assert float(chance[1] / chance[2]) == pytest.approx(2) and float(chance[2] / chance[3]) == pytest.approx(
+        2
+    )
+    assert float(chance[4]) > 0
+    assert torch.allclose(inclusion(torch.ones(8), 2), torch.full((8,), 0.25))
+
+
+def test_every_tag_is_drawn_as_often_as_its_chance() -> None:
+    chance = torch.tensor([1.0, 0.5, 0.25, 0.15, 0.1])
+    times = torch.zeros(5)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        drawn = draw(chance, generator=generator)
+        assert len(drawn) == len(set(drawn.tolist())) == 2
+        times[drawn] += 1
+    assert torch.allclose(times / 2000, chance, atol=0.04) and times[0] == 2000
+
+
 def test_what_weighs_nothing_is_not_computed() -> None:
     """And what does weigh is the same as beside the other."""
     whole = losses(TagObjective(tags_per_step=2))
@@ -286,11 +326,77 @@ def test_a_model_without_pooled_term_has_no_pooled_losses() -> None:
 def test_where_everything_is_sure_nothing_is_ranked() -> None:
     images, targets, _ = batch()
     model = tiny.recognizer()
+    none = torch.zeros(0, 16)
+    asked = Asked(targets, torch.ones_like(targets), none, torch.zeros(0, dtype=torch.long), none[:, :0])
     found = TagObjective().losses(
-        model, images, targets, torch.ones_like(targets), generator=torch.Generator().manual_seed(0)
+        model, model.tokens(images), asked, generator=torch.Generator().manual_seed(0)
     )
     assert found["rank"] == 0 and found["pooled_rank"] == 0
     assert found["rank"].requires_grad, "a step over it must not fail"
+
+
+def described(*, taught: Tensor | None = None) -> tuple[Recognizer, Tensor, Asked]:
+    """A model that reads text, tokens of three pictures, and captions for the first and the last of them."""
+    torch.manual_seed(5)
+    model = tiny.recognizer(descriptions=2)
+    model.bank.embeddings.copy_(F.normalize(torch.randn(6, 2, 16), dim=-1))
+    images, targets, weights = batch()
+    texts = F.normalize(torch.randn(2, 16), dim=-1)
+    asked = Asked(targets, weights, texts, torch.tensor([0, 2]), torch.eye(2), taught)
+    return model, model.tokens(images), asked
+
+
+def test_captions_are_told_from_those_of_other_pictures() -> None:
+    model, tokens, asked = described()
+    objective = TagObjective(gamma_text=3, shift=0.1, weights={"text": 1.0})
+    found = objective.losses(model, tokens, asked, generator=torch.Generator())
+    assert set(found) == {"text"}
+    logits = model.decoder(asked.texts, tokens[[0, 2]])
+    slow = slow_asymmetric(logits, torch.eye(2), torch.ones(2, 2), negative=3, positive=0, shift=0.1)
+    assert float(found["text"].detach()) == pytest.approx(sum(map(sum, slow)) / 2, rel=1e-3)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole() -> None:
+    """What several processes or parts of an update do: a part's pictures against all the texts, divided by all."""
+    model, tokens, asked = described(taught=torch.randn(3, 16))
+    objective = TagObjective(tags_per_step=3)
+    whole = objective.losses(model, tokens, asked, generator=torch.Generator().manual_seed(0))
+    assert asked.taught is not None
+    summed = dict.fromkeys(whole, 0.0)
+    # The first picture with the first caption; the others with the second, which is the last picture's.
+    for rows, owner, match in (([0], [0], [0]), ([1, 2], [1], [1])):
+        part = replace(
+            asked,
+            targets=asked.targets[rows],
+            weights=asked.weights[rows],
+            described=torch.tensor(owner),
+            matches=asked.matches[match],
+            taught=asked.taught[rows],
+            totals=asked.own_totals(),
+        )
+        found = objective.losses(model, tokens[rows], part, generator=torch.Generator().manual_seed(0))
+        for name, value in found.items():
+            summed[name] += float(value.detach())
+    for name, value in whole.items():
+        assert summed[name] == pytest.approx(float(value.detach()), rel=1e-5), name
+
+
+def test_a_teacher_is_followed_in_direction() -> None:
+    model, tokens, asked = described(taught=torch.randn(3, 16))
+    assert asked.taught is not None
+    objective = TagObjective(weights={"distil": 1.0})
+    found = objective.losses(model, tokens, asked, generator=torch.Generator())
+    wanted = (F.normalize(tokens[:, 0], dim=-1) - F.normalize(asked.taught, dim=-1)).abs().mean()
+    assert set(found) == {"distil"} and torch.allclose(found["distil"], wanted)
+    same = replace(asked, taught=tokens[:, 0].detach() * 3)
+    assert float(objective.losses(model, tokens, same, generator=torch.Generator())["distil"].detach()) < 1e-6
+
+
+def test_every_loss_of_the_paper_is_there_with_equal_weight() -> None:
+    model, tokens, asked = described(taught=torch.randn(3, 16))
+    found = TagObjective().losses(model, tokens, asked, generator=torch.Generator())
+    assert set(found) == {"tag", "rank", "text", "pooled_tag", "pooled_rank", "pooled_text", "distil"}
+    assert {TagObjective().weights[name] for name in ("tag", "text", "distil")} == {1.0}
 
 
 def test_the_total_is_weighted_by_name() -> None:

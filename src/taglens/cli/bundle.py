@@ -38,7 +38,9 @@ def run(
     from dataclasses import replace
 
     from taglens.data.batches import decode_set
+    from taglens.inference.bundle import TEXT
     from taglens.inference.export import export
+    from taglens.language.text_encoder import TextEncoder
     from taglens.models.checkpoint import from_pretrained
     from taglens.training.calibration import fit
     from taglens.training.recipes import open_sources
@@ -65,7 +67,13 @@ def run(
             "the rest shared"
         )
     bundle = export(
-        recognizer, vocabulary, out, name=name or trained_name, calibration=calibration, half=not full
+        recognizer,
+        vocabulary,
+        out,
+        name=name or trained_name,
+        calibration=calibration,
+        text=TextEncoder.load(model / TEXT) if recognizer.config.descriptions else None,
+        half=not full,
     )
     say(
         f"{out}: {bundle.ref}, {bundle.graph.stat().st_size / 1e6:.1f} MB, {len(vocabulary)} tags, side {bundle.side}"

@@ -94,8 +94,8 @@ def run(
 ) -> int:
     """Evaluate tags and print the contract's object as one line.
 
-    Labels outside the vocabulary are scored as text when the scorer is an `OpenScorer`. Pictures that failed
-    are named on standard error.
+    Labels outside the vocabulary are scored as text when the scorer is an `OpenScorer` that reads it. Pictures that
+    failed are named on standard error.
 
     Args:
         scorer_factory: called once, after the label file has been read.
@@ -117,7 +117,7 @@ def run(
         images,
         threshold=threshold,
         open_set=open_set,
-        typed=scorer.typed if isinstance(scorer, OpenScorer) else None,
+        typed=scorer.typed if isinstance(scorer, OpenScorer) and scorer.reads_text else None,
         batch_size=batch_size,
         progress=progress,
     )

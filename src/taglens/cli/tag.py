@@ -41,7 +41,8 @@ class TagOptions:
     """What ``taglens tag`` can be told; refuses what cannot be meant.
 
     Attributes:
-        tags: names, synonyms or ids to choose among, or None for the model's own vocabulary.
+        tags: names, synonyms or ids to choose among, or None for the model's own vocabulary; what the model was not
+            taught is scored as text.
         add_tags: ``tags`` join the vocabulary instead of replacing it.
         threshold: None takes the model's stored ones.
         top: at most this many tags; None or 0: no limit.
@@ -95,35 +96,45 @@ def load_tagger(options: TagOptions) -> Tagger:
     from taglens.inference.tagger import Tagger
 
     tagger = Tagger.from_pretrained(options.model, engine=options.engine, device=options.device)
-    wanted = wanted_vocabulary(tagger.vocabulary, options)
-    return tagger if wanted is None else tagger.with_vocabulary(wanted)
+    wanted = wanted_vocabulary(tagger.vocabulary, options, open_set=tagger.reads_text)
+    if wanted is None:
+        return tagger
+    tagger = tagger.with_vocabulary(wanted)
+    if guesses := tagger.guesses():
+        names = ", ".join(repr(name) for name in guesses)
+        say(f"note: no word of {names} is known; what it scores is a guess from its spelling")
+    return tagger
 
 
-def wanted_vocabulary(known: Vocabulary, options: TagOptions) -> Vocabulary | None:
-    """The vocabulary that the options ask for, or None where the model's own stays."""
-    from taglens.vocabulary import Vocabulary
+def wanted_vocabulary(known: Vocabulary, options: TagOptions, *, open_set: bool) -> Vocabulary | None:
+    """The vocabulary that the options ask for, or None where the model's own stays.
+
+    Args:
+        open_set: whether the model reads text; then a tag it does not know is a typed one, else an error.
+    """
+    from taglens.vocabulary import Entry, Vocabulary, normalise
 
     base = None if options.vocabulary is None else Vocabulary.load(options.vocabulary)
     if options.tags is None:
         return base
-    columns = [known.position(tag) if tag in known else known.find(tag) for tag in options.tags]
-    # A hidden tag is never given, so that asking for it would silently find nothing.
-    known_columns = [column for column in columns if column is not None and not known[column].hidden]
-    if len(known_columns) < len(columns):
-        unknown = [
-            tag
-            for tag, column in zip(options.tags, columns, strict=True)
-            if column is None or known[column].hidden
-        ]
+    entries: dict[str, Entry] = {}
+    unknown: list[str] = []
+    for tag in options.tags:
+        column = known.position(tag) if tag in known else known.find(tag)
+        entry = Entry(normalise(tag), "typed") if column is None else known[column]
+        # A hidden tag is never given, so that asking for it would silently find nothing.
+        if entry.hidden or (column is None and not open_set):
+            unknown.append(tag)
+        entries.setdefault(entry.id, entry)
+    if unknown:
         raise UsageError(_unknown_tags(unknown, known))
-    entries = [known[column] for column in dict.fromkeys(known_columns)]
     if not options.add_tags:
-        return Vocabulary(entries, name=f"{known.name}-chosen")
-    if base is None:
-        # Every known tag is in the model's vocabulary already: joining them changes nothing.
+        return Vocabulary(entries.values(), name=f"{known.name}-chosen")
+    joined = known if base is None else base
+    missing = [entry for entry in entries.values() if entry.id not in joined]
+    if base is None and not missing:
         return None
-    missing = [entry for entry in entries if entry.id not in base]
-    return Vocabulary([*base, *missing], name=base.name) if missing else base
+    return Vocabulary([*joined, *missing], name=joined.name)
 
 
 def _unknown_tags(unknown: list[str], known: Vocabulary) -> str:
@@ -138,8 +149,8 @@ def _unknown_tags(unknown: list[str], known: Vocabulary) -> str:
         parts.append(f"{tag!r} ({'nearest: ' + ', '.join(near) if near else 'nothing near'})")
     given = sum(not entry.hidden for entry in known)
     return (
-        f"--tags: this model does not know {', '.join(parts)}. Its vocabulary {known.ref} is closed: "
-        f"choose among its {given} tags, by name or synonym"
+        f"--tags: this model does not give {', '.join(parts)}: choose among the {given} tags of {known.ref}, "
+        "by name or synonym"
     )
 
 
@@ -268,7 +279,10 @@ def run(
     *,
     model: Annotated[str, typer.Option("--model", help="A model's name, or its folder.")] = "starter",
     tags: Annotated[
-        str | None, typer.Option("--tags", metavar='"A,B"', help="Choose among these tags only.")
+        str | None,
+        typer.Option(
+            "--tags", metavar='"A,B"', help="Choose among these tags only; any words, also new ones."
+        ),
     ] = None,
     add_tags: Annotated[
         bool, typer.Option("--add-tags", help="--tags join the vocabulary instead of replacing it.")

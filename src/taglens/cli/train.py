@@ -37,17 +37,52 @@ def run(
     warmup: Annotated[int, typer.Option("--warmup", min=0, help="Steps to the peak.")] = 200,
     weight_decay: Annotated[float, typer.Option("--weight-decay", min=0.0)] = 0.05,
     average: Annotated[float, typer.Option("--average", help="Decay of the weight average.")] = 0.999,
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", min=1, help="Parts a batch is worked off in, for less memory.")
+    ] = 1,
     tags_per_step: Annotated[
         int, typer.Option("--tags-per-step", min=0, help="Tags asked of the decoder a step; 0: all.")
     ] = 96,
     loss_weight: Annotated[
         list[str] | None,
-        typer.Option("--loss-weight", help="NAME=WEIGHT for tag, rank, pooled_tag or pooled_rank."),
+        typer.Option(
+            "--loss-weight",
+            help="NAME=WEIGHT for tag, rank, text, pooled_tag, pooled_rank, pooled_text or distil.",
+        ),
     ] = None,
     gamma_negative: Annotated[
         float,
         typer.Option("--gamma-negative", min=0.0, help="Focus of the asymmetric loss on hard negatives."),
     ] = 7.0,
+    shift: Annotated[
+        float,
+        typer.Option(
+            "--shift",
+            min=0.0,
+            max=0.5,
+            help="Negatives below this probability are left alone; 0, with --gamma-negative 0: cross-entropy.",
+        ),
+    ] = 0.05,
+    gamma_text: Annotated[
+        float,
+        typer.Option("--gamma-text", min=0.0, help="The same where the batch's captions are asked."),
+    ] = 4.0,
+    text_labels: Annotated[
+        bool,
+        typer.Option(
+            "--text-labels",
+            help="Read label embeddings from the tags' names and descriptions instead of learning them: "
+            "the model then scores any text.",
+        ),
+    ] = False,
+    views: Annotated[
+        int,
+        typer.Option(
+            "--views",
+            min=0,
+            help="Encode every picture so many times ahead and train the rest on that; the encoder stands still.",
+        ),
+    ] = 0,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", help="Train only this part (decoder, encoder, …); freeze the rest."),
@@ -76,7 +111,8 @@ def run(
     for package in ("torch", "safetensors"):
         if find_spec(package) is None:
             raise MissingExtraError(package, extra="train", purpose="training")
-    from taglens.training import recipes
+    from taglens.language.text_encoder import shipped
+    from taglens.training import parallel, recipes
     from taglens.training.augment import AugmentConfig
     from taglens.training.loop import LoopConfig
     from taglens.training.objectives import TagObjective
@@ -84,7 +120,8 @@ def run(
     folders, shares = _sources(shards)
     if encoder not in recipes.ENCODERS:
         raise UsageError(f"unknown --encoder {encoder!r}; use {' or '.join(recipes.ENCODERS)}")
-    device = _device(device)
+    device = parallel.start(_device(device))
+    first = parallel.rank() == 0
     sources = recipes.open_sources(folders)
     config = recipes.RunConfig(
         loop=LoopConfig(
@@ -96,6 +133,7 @@ def run(
             average=average,
             seed=seed,
             precision=_precision(precision, device),
+            accumulate=accumulate,
             only=tuple(only or ()),
             augment=AugmentConfig(least_area=least_area),
             evaluate_every=evaluate_every,
@@ -105,10 +143,14 @@ def run(
         shares=shares,
         objective=TagObjective(
             gamma_negative=gamma_negative,
+            shift=shift,
+            gamma_text=gamma_text,
             tags_per_step=tags_per_step,
             weights=_weights(loss_weight or []),
         ),
         encoder=recipes.ENCODERS[encoder],
+        text=shipped() if text_labels else None,
+        views=views,
         fresh_parts=tuple(fresh or ()),
     )
     line = ProgressLine(steps)
@@ -119,11 +161,20 @@ def run(
 
     try:
         folder = recipes.run(
-            sources, config, out=out, name=name, start=init, device=device, report=report, say=say
+            sources,
+            config,
+            out=out,
+            name=name,
+            start=init,
+            device=device,
+            report=report,
+            say=say if first else lambda _: None,
         )
     finally:
         line.clear()
-    say(f"model: {folder}; log: {out / 'log.jsonl'}")
+    if first:
+        say(f"model: {folder}; log: {out / 'log.jsonl'}")
+    parallel.leave(OK)
     return OK
 
 

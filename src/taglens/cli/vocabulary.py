@@ -46,12 +46,19 @@ def build(
     allow: Annotated[
         Files | None, typer.Option("--allow", help="More words that are tags though rare or denied.")
     ] = None,
+    descriptions: Annotated[
+        Files | None,
+        typer.Option(
+            "--descriptions", help="More visual descriptions (JSON Lines); they win over the shipped ones."
+        ),
+    ] = None,
     left_out: Annotated[
         Path | None, typer.Option("--left-out", help="Also write what did not enter, and why, as TSV.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: in this one.")] = 0,
 ) -> None:
     """Build a vocabulary from captions and label sets."""
+    from taglens.language.descriptions import SHIPPED, describe, read_descriptions
     from taglens.language.parser import parse_lines
     from taglens.language.vocabulary_builder import (
         build_vocabulary,
@@ -63,6 +70,7 @@ def build(
 
     if not captions and not labels:
         raise UsageError("nothing to build from: give --captions FILE, --labels FILE, or both")
+    described = read_descriptions([SHIPPED, *(descriptions or ())])
     lists = packaged(synonyms=synonyms or (), deny=deny or (), allow=allow or ())
     lines = chain.from_iterable(read_captions(path, split=split) for path in captions or ())
     counts = count_words(lines, lambda texts: parse_lines(texts, workers=workers), lists)
@@ -75,13 +83,14 @@ def build(
         name=name,
         description=description,
     )
-    result.vocabulary.save(out)
+    vocabulary = describe(result.vocabulary, described)
+    vocabulary.save(out)
     if left_out is not None:
         left_out.write_text("".join(_left_out_lines(result.left_out)), encoding="utf-8")
-    kinds = Counter(entry.kind for entry in result.vocabulary)
+    kinds = Counter(entry.kind for entry in vocabulary)
     said = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
-    typer.echo(f"{out}: {result.vocabulary.ref}, {len(result.vocabulary)} tags ({said})", err=True)
-    for problem in result.vocabulary.problems():
+    typer.echo(f"{out}: {vocabulary.ref}, {len(vocabulary)} tags ({said})", err=True)
+    for problem in vocabulary.problems():
         typer.echo(f"problem: {problem}", err=True)
 
 

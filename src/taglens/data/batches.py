@@ -1,7 +1,7 @@
 """Pictures and targets in memory, and the stream of batches drawn from several sources.
 
 A batch is a function of its number: nothing is kept between steps, so a run that was killed goes on exactly where
-it stopped. Shapes: N pictures, S side, T tags, B batch.
+it stopped. Shapes: N pictures, S side, T tags, B batch, M captions of a picture at most, L width of a text.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +28,19 @@ class PictureSet:
 
     Attributes:
         name: the source's name.
-        pixels: uint8 [N, S, S, 3].
+        pixels: uint8 [N, S, S, 3]; or, of cached pictures, the encoder's tokens (`taglens.training.cached`).
         present: uint8 [N, T], 1 where a tag was given.
         absent_weight: float32 [T]: how far a tag that was not given counts as absent; 1 is a negative, 0 unknown.
+        texts: float32 [N, M, L], the captions' embeddings; None where they were not asked for.
+        text_counts: int64 [N], how many of the M are a picture's own.
     """
 
     name: str
     pixels: npt.NDArray[np.uint8]
     present: npt.NDArray[np.uint8]
     absent_weight: npt.NDArray[np.float32]
+    texts: npt.NDArray[np.float32] | None = None
+    text_counts: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -43,11 +48,21 @@ class PictureSet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """pixels uint8 [B, S, S, 3]; targets float32 [B, T] in {0, 1}; weights float32 [B, T], 0 where unknown."""
+    """What a step learns from.
+
+    Attributes:
+        pixels: uint8 [B, S, S, 3].
+        targets: float32 [B, T] in {0, 1}.
+        weights: float32 [B, T], 0 where unknown.
+        texts: float32 [D, L], one caption's embedding for each picture that has captions; D is 0 without any.
+        described: int64 [D], which rows of the batch these are.
+    """
 
     pixels: npt.NDArray[np.uint8]
     targets: npt.NDArray[np.float32]
     weights: npt.NDArray[np.float32]
+    texts: npt.NDArray[np.float32]
+    described: npt.NDArray[np.int64]
 
 
 def decode_set(
@@ -57,9 +72,13 @@ def decode_set(
     split: str,
     side: int,
     workers: int = 2,
+    embed: Callable[[Sequence[str]], npt.NDArray[np.float32]] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> PictureSet:
     """Decode a split of a shard folder into memory, every picture squashed to ``side`` as at inference.
+
+    Args:
+        embed: texts to unit vectors [M, L]; with it captions are kept, embedded.
 
     Raises:
         DataError: the folder has no such split.
@@ -73,6 +92,7 @@ def decode_set(
         )
     pixels = np.empty((count, side, side, 3), np.uint8)
     present = np.zeros((count, len(vocabulary)), np.uint8)
+    captions: list[tuple[str, ...]] = [()] * count
 
     def place(item: tuple[int, Sample]) -> None:
         number, sample = item
@@ -80,6 +100,7 @@ def decode_set(
         prepared = images.prepare(picture.pixels, side)
         pixels[number] = np.rint(prepared.transpose(1, 2, 0) * 255)
         present[number, [vocabulary.position(id) for id in sample.tags]] = 1
+        captions[number] = sample.captions
 
     samples = enumerate(shards.samples(split))
     done = 0
@@ -92,7 +113,22 @@ def decode_set(
                 progress(done)
     weight = np.zeros(len(vocabulary), np.float32)
     weight[shards.scope] = shards.absent_weight
-    return PictureSet(shards.name, pixels, present, weight)
+    decoded = PictureSet(shards.name, pixels, present, weight)
+    return decoded if embed is None else replace(decoded, **_embedded(captions, embed))
+
+
+def _embedded(
+    captions: Sequence[tuple[str, ...]], embed: Callable[[Sequence[str]], npt.NDArray[np.float32]]
+) -> dict[str, Any]:
+    """The fields of a `PictureSet` that hold captions. A caption without a word is as good as none."""
+    kept = [[text for text in texts if any(letter.isalnum() for letter in text)] for texts in captions]
+    counts = np.array([len(texts) for texts in kept], np.int64)
+    if not counts.any():
+        return {}
+    flat = embed([text for texts in kept for text in texts])
+    table = np.zeros((len(kept), int(counts.max()), flat.shape[1]), np.float32)
+    table[np.arange(table.shape[1]) < counts[:, None]] = flat
+    return {"texts": table, "text_counts": counts}
 
 
 class BatchStream:
@@ -125,6 +161,11 @@ class BatchStream:
         self.seed = seed
         self._shares = given / given.sum()
         self._orders: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
+
+    def frequency(self) -> npt.NDArray[np.float32]:
+        """The share of drawn pictures that have each tag, float32 [T]."""
+        each = [share * s.present.mean(0) for share, s in zip(self._shares, self.sets, strict=True)]
+        return np.asarray(np.sum(each, axis=0), np.float32)
 
     def _order(self, source: int, epoch: int) -> npt.NDArray[np.int64]:
         key = (source, epoch)
@@ -166,11 +207,25 @@ class BatchStream:
 
     def batch(self, number: int) -> Batch:
         """Batch ``number``, the same whenever it is asked for."""
-        pixels, targets, weights = [], [], []
+        pixels, targets, weights, texts, described = [], [], [], [], []
+        rng = np.random.default_rng((self.seed, len(self.sets), number))
+        first = 0
         for source, rows in self.members(number):
             s = self.sets[source]
+            if s.texts is not None and s.text_counts is not None:
+                which = np.floor(rng.random(len(rows)) * s.text_counts[rows]).astype(np.int64)
+                own = s.text_counts[rows] > 0
+                texts.append(s.texts[rows[own], which[own]])
+                described.append(first + np.flatnonzero(own))
+            first += len(rows)
             present = s.present[rows].astype(np.float32)
             pixels.append(s.pixels[rows])
             targets.append(present)
             weights.append(np.where(present > 0, np.float32(1), s.absent_weight))
-        return Batch(np.concatenate(pixels), np.concatenate(targets), np.concatenate(weights))
+        return Batch(
+            np.concatenate(pixels),
+            np.concatenate(targets),
+            np.concatenate(weights),
+            np.concatenate(texts) if texts else np.zeros((0, 0), np.float32),
+            np.concatenate(described) if described else np.zeros(0, np.int64),
+        )

@@ -53,7 +53,10 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class OpenScorer(Scorer, Protocol):
-    """A scorer whose model also reads text."""
+    """A scorer whose model may also read text."""
+
+    @property
+    def reads_text(self) -> bool: ...
 
     def typed(self, names: list[str]) -> Scorer:
         """A scorer for these names (no two equal after `normalise`), which its vocabulary finds."""

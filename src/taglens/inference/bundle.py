@@ -1,8 +1,10 @@
 """An exported model on disk: what inference needs, in one folder, without torch.
 
     config.json        name, fingerprint, side, widths; written last, so a folder that has one is complete
-    model.onnx         pixels [B, 3, S, S] in [0, 1] -> scores [B, T], pooled [B, K]
+    model.onnx         pixels [B, 3, S, S] in [0, 1] -> scores [B, T], pooled [B, K], tokens [B, 1 + N, K]
     vocabulary.jsonl   what the T columns mean
+    labels.onnx        tokens, embedded texts [U, D, L], counts [U] -> scores [B, U]; where labels are texts
+    text.npz           the encoder of these texts; likewise
 
 Knows names and checksums; knows nothing of how a graph is run (`engines`) or made (`export`).
 """
@@ -15,12 +17,16 @@ import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taglens.errors import ModelError
 from taglens.vocabulary import Vocabulary
 
+if TYPE_CHECKING:
+    from taglens.language.text_encoder import TextEncoder
+
 CONFIG, GRAPH, VOCABULARY = "config.json", "model.onnx", "vocabulary.jsonl"
+LABELS, TEXT = "labels.onnx", "text.npz"
 FORMAT_VERSION = 1
 STARTER = "starter"
 
@@ -33,6 +39,7 @@ class Bundle:
         name: the model's name.
         fingerprint: first 12 hex digits of the graph's sha256.
         side: side in pixels of the square the graph takes.
+        typed_threshold: the lowest score at which a typed tag is given; None where the model reads no text.
     """
 
     folder: Path
@@ -40,6 +47,7 @@ class Bundle:
     fingerprint: str
     side: int
     vocabulary: Vocabulary
+    typed_threshold: float | None = None
 
     @property
     def ref(self) -> str:
@@ -48,6 +56,24 @@ class Bundle:
     @property
     def graph(self) -> Path:
         return self.folder / GRAPH
+
+    @property
+    def labels(self) -> Path:
+        """The graph of the open vocabulary; only where `typed_threshold` is not None."""
+        return self.folder / LABELS
+
+    def text_encoder(self) -> TextEncoder:
+        """What embeds typed tags. Raises ModelError when it is missing, damaged or not the model's own."""
+        from taglens.language.text_encoder import TextEncoder
+
+        encoder = TextEncoder.load(self.folder / TEXT)
+        wanted = read_config(self.folder).get("text_encoder")
+        if encoder.fingerprint != wanted:
+            raise ModelError(
+                f"{self.folder / TEXT} is not the text encoder of {self.ref} "
+                f"({wanted} expected, {encoder.fingerprint} found); copy the bundle again"
+            )
+        return encoder
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
@@ -61,28 +87,34 @@ class Bundle:
         try:
             name, wanted, side = str(row["name"]), str(row["graph_sha256"]), int(row["side"])
             vocabulary_fingerprint = str(row["vocabulary"])
+            labels = row.get("labels_sha256")
+            typed = None if labels is None else float(row["typed_threshold"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder / CONFIG} is incomplete: {error}") from None
-        try:
-            found = checksum(folder / GRAPH)
-        except OSError as error:
-            raise ModelError(
-                f"cannot read {folder / GRAPH}: {error.strerror}; export or copy it again"
-            ) from None
-        if found != wanted:
-            raise ModelError(
-                f"{folder / GRAPH} is not the file its configuration was written for "
-                f"(sha256 {wanted[:12]}… expected, {found[:12]}… found): it was cut or replaced; copy it again"
-            )
+        _verify(folder / GRAPH, wanted)
+        if labels is not None:
+            _verify(folder / LABELS, str(labels))
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         vocabulary.require(vocabulary_fingerprint, what=f"the model in {folder}")
-        return cls(folder, name, wanted[:12], side, vocabulary)
+        return cls(folder, name, wanted[:12], side, vocabulary, typed)
 
 
 def checksum(path: Path) -> str:
     """A file's sha256 in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _verify(path: Path, wanted: str) -> None:
+    try:
+        found = checksum(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}; export or copy it again") from None
+    if found != wanted:
+        raise ModelError(
+            f"{path} is not the file its configuration was written for "
+            f"(sha256 {wanted[:12]}… expected, {found[:12]}… found): it was cut or replaced; copy it again"
+        )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

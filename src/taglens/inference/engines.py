@@ -1,7 +1,7 @@
 """One call from prepared pixels to scores, whatever runs it.
 
 Knows ONNX Runtime and torch, each imported only when asked for. Knows nothing of files of pictures or of tags.
-Shapes: B images, S side, T tags, K pooled width.
+Shapes: B images, S side, T tags, N tokens, K token width, U typed labels, D texts of a label, L text width.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy.typing as npt
 from taglens.errors import MissingExtraError, ModelError, UsageError
 
 if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
     from taglens.models.recognizer import Recognizer
 
 Array = npt.NDArray[np.float32]
@@ -24,10 +26,11 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Output:
-    """scores [B, T], probabilities in [0, 1]; pooled [B, K], the picture's own vector."""
+    """scores [B, T], probabilities in [0, 1]; pooled [B, K], the picture's own vector; tokens [B, 1 + N, K]."""
 
     scores: Array
     pooled: Array
+    tokens: Array
 
 
 class Engine(Protocol):
@@ -35,6 +38,14 @@ class Engine(Protocol):
 
     def __call__(self, pixels: Array) -> Output:
         """Score float32 [B, 3, S, S] in [0, 1]."""
+        ...
+
+
+class Ask(Protocol):
+    """Anything that scores texts on what an `Engine` made of pictures: the open vocabulary."""
+
+    def __call__(self, tokens: Array, embeddings: Array, counts: npt.NDArray[np.int64]) -> Array:
+        """Scores [B, U] of tokens [B, 1 + N, K] for texts [U, D, L] of which the first counts [U] are a label's."""
         ...
 
 
@@ -59,30 +70,48 @@ class OnnxEngine:
     """
 
     def __init__(self, graph: Path, *, device: str = "auto", threads: int | None = None) -> None:
-        import onnxruntime
-
-        onnxruntime.set_default_logger_severity(3)
-        available = onnxruntime.get_available_providers()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or (os.cpu_count() or 1)
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(graph), options, providers=_providers(device, available)
-            )
-        except UsageError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own, one per status code
-            raise ModelError(f"cannot load {graph}: {error}") from None
-        takes = [given.name for given in self._session.get_inputs()]
-        gives = [output.name for output in self._session.get_outputs()]
-        if takes != ["pixels"] or gives[:2] != ["scores", "pooled"]:
-            raise ModelError(
-                f"{graph} takes {takes} and gives {gives}; a tagging bundle takes pixels and gives scores and pooled"
-            )
+        self._session = _session(
+            graph, ["pixels"], ["scores", "pooled", "tokens"], device=device, threads=threads
+        )
 
     def __call__(self, pixels: Array) -> Output:
-        scores, pooled = self._session.run(["scores", "pooled"], {"pixels": pixels})
-        return Output(scores, pooled)
+        return Output(*self._session.run(["scores", "pooled", "tokens"], {"pixels": pixels}))
+
+
+class LabelEngine:
+    """The second graph of a bundle in ONNX Runtime: texts scored on tokens. Arguments, errors: see `OnnxEngine`."""
+
+    def __init__(self, graph: Path, *, device: str = "auto", threads: int | None = None) -> None:
+        takes = ["tokens", "embeddings", "counts"]
+        self._session = _session(graph, takes, ["scores"], device=device, threads=threads)
+
+    def __call__(self, tokens: Array, embeddings: Array, counts: npt.NDArray[np.int64]) -> Array:
+        given = {"tokens": tokens, "embeddings": embeddings, "counts": counts}
+        scores: Array = self._session.run(["scores"], given)[0]
+        return scores
+
+
+def _session(
+    graph: Path, inputs: list[str], outputs: list[str], *, device: str, threads: int | None
+) -> InferenceSession:
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(3)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or (os.cpu_count() or 1)
+    providers = _providers(device, onnxruntime.get_available_providers())
+    try:
+        session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
+    except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own, one per status code
+        raise ModelError(f"cannot load {graph}: {error}") from None
+    takes = [given.name for given in session.get_inputs()]
+    gives = [output.name for output in session.get_outputs()]
+    if takes != inputs or gives != outputs:
+        raise ModelError(
+            f"{graph} takes {takes} and gives {gives}; expected {inputs} and {outputs}: "
+            "it was exported by another release; export it again: taglens bundle MODEL --out DIR"
+        )
+    return session
 
 
 def _providers(device: str, available: list[str]) -> list[str]:
@@ -119,9 +148,23 @@ class TorchEngine:
         import torch
 
         with torch.inference_mode():
-            found = self._model(torch.from_numpy(pixels).to(self._device))
-            scores, pooled = torch.sigmoid(found.logits), found.pooled
-        return Output(scores.float().cpu().numpy(), pooled.float().cpu().numpy())
+            tokens = self._model.tokens(torch.from_numpy(pixels).to(self._device))
+            found = self._model.score(tokens)
+            given = (torch.sigmoid(found.logits), found.pooled, tokens)
+        return Output(*(value.float().cpu().numpy() for value in given))
+
+    def ask(self, tokens: Array, embeddings: Array, counts: npt.NDArray[np.int64]) -> Array:
+        """Texts scored on tokens, see `Ask`. Raises ModelError where labels were learned and not read from text."""
+        import torch
+
+        from taglens.models.label_bank import DescriptionBank
+
+        bank = DescriptionBank(torch.from_numpy(embeddings), torch.from_numpy(counts)).to(self._device)
+        with torch.inference_mode():
+            asked = self._model.with_labels(bank)
+            logits = asked.score(torch.from_numpy(tokens).to(self._device)).logits
+        scores: Array = torch.sigmoid(logits).float().cpu().numpy()
+        return scores
 
 
 def require_torch(purpose: str) -> Any:

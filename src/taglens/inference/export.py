@@ -10,6 +10,7 @@ import io
 import os
 import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,21 @@ import numpy as np
 import numpy.typing as npt
 
 from taglens.errors import MissingExtraError, ModelError
-from taglens.inference.bundle import GRAPH, VOCABULARY, Bundle, write_config
-from taglens.inference.engines import OnnxEngine, require_torch
+from taglens.inference.bundle import (
+    CONFIG,
+    GRAPH,
+    LABELS,
+    TEXT,
+    VOCABULARY,
+    Bundle,
+    checksum,
+    write_config,
+)
+from taglens.inference.engines import LabelEngine, OnnxEngine, require_torch
 from taglens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
+    from taglens.language.text_encoder import TextEncoder
     from taglens.models.recognizer import Recognizer
 
 OPSET = 18
@@ -39,10 +50,14 @@ class Calibration:
     Attributes:
         slope: one positive number, so that no tag's ranking of pictures changes.
         offsets: float32 [T].
+        typed_offset: the offset of a tag that a user types.
+        typed_threshold: the lowest calibrated score at which such a tag is given.
     """
 
     slope: float
     offsets: npt.NDArray[np.float32]
+    typed_offset: float = 0.0
+    typed_threshold: float = 0.5
 
     def apply(self, logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Probabilities [N, T] of logits [N, T]."""
@@ -58,12 +73,16 @@ def export(
     *,
     name: str,
     calibration: Calibration | None = None,
+    text: TextEncoder | None = None,
     half: bool = True,
     tolerance: float = 2e-3,
 ) -> Bundle:
     """Write a bundle folder and check that it answers like the model it came from.
 
+    A model whose labels are texts gets a second graph, which scores any texts on a picture's tokens.
+
     Args:
+        text: the encoder that made the label embeddings; required where they are texts.
         calibration: applied to the logits inside the graph; None: scores are plain sigmoids.
         half: store large weights in fp16.
         tolerance: largest difference of a score that is accepted between torch and the bundle, on noise.
@@ -74,42 +93,131 @@ def export(
     """
     if len(vocabulary) != model.config.tags:
         raise ModelError(f"the model has {model.config.tags} tags and {vocabulary.ref} has {len(vocabulary)}")
-    torch = require_torch("exporting a model")
-    try:
-        import onnx
-    except ModuleNotFoundError:
-        raise MissingExtraError("onnx", extra="train", purpose="exporting a model") from None
+    require_torch("exporting a model")
+    if find_spec("onnx") is None:
+        raise MissingExtraError("onnx", extra="train", purpose="exporting a model")
 
-    class Graph(torch.nn.Module):  # type: ignore[misc, name-defined]
-        """Pixels to what a bundle gives."""
+    if (text is None) != (model.config.descriptions == 0):
+        raise ModelError(
+            "labels that were read from text need their text encoder in the bundle, others have none"
+        )
+    calibration = calibration or Calibration(1.0, np.zeros(len(vocabulary), np.float32))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Completed last: until then the folder is not a bundle.
+    (folder / CONFIG).unlink(missing_ok=True)
+    model.eval()
+    side = model.config.side
+    error = _export_tags(model, calibration, folder / GRAPH, half=half)
+    about: dict[str, Any] = {
+        "tags": len(vocabulary),
+        "half": half,
+        "calibrated": bool(calibration.offsets.any()),
+        "export_error": float(f"{error:.3g}"),
+    }
+    if text is not None:
+        error = max(error, _export_labels(model, calibration, folder / LABELS, half=half))
+        text.save(folder / TEXT)
+        about["labels_sha256"] = checksum(folder / LABELS)
+        about["text_encoder"] = text.fingerprint
+        about["typed_threshold"] = calibration.typed_threshold
+    if not error <= tolerance:
+        raise ModelError(f"the exported graph differs from the model by {error:.2g}, above {tolerance:.2g}")
+    vocabulary.save(folder / VOCABULARY)
+    write_config(folder, name=name, side=side, vocabulary=vocabulary, about=about)
+    return Bundle.open(folder)
+
+
+def _export_tags(model: Recognizer, calibration: Calibration, path: Path, *, half: bool) -> float:
+    """Write the graph from pixels to scores, pooled vector and tokens; returns its largest error on noise."""
+    import torch
+
+    class Tags(torch.nn.Module):
+        offsets: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
             self.model = model
-            self.slope = 1.0 if calibration is None else calibration.slope
-            offsets = np.zeros(len(vocabulary), np.float32) if calibration is None else calibration.offsets
-            self.register_buffer("offsets", torch.from_numpy(offsets))
+            self.register_buffer("offsets", torch.from_numpy(calibration.offsets))
 
-        def forward(self, pixels: Any) -> Any:
-            found = self.model(pixels)
-            return torch.sigmoid(self.slope * found.logits + self.offsets), found.pooled
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            tokens = self.model.tokens(pixels)
+            found = self.model.score(tokens)
+            return torch.sigmoid(calibration.slope * found.logits + self.offsets), found.pooled, tokens
 
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     side = model.config.side
+    whole = Tags().eval()
+    _write(whole, {"pixels": torch.rand(2, 3, side, side)}, ["scores", "pooled", "tokens"], path, half=half)
+    noise = np.random.default_rng(0).random((3, 3, side, side), dtype=np.float32)
+    with torch.inference_mode():
+        wanted = whole(torch.from_numpy(noise))[0].numpy()
+    return float(np.abs(OnnxEngine(path, device="cpu")(noise).scores - wanted).max())
+
+
+def _export_labels(model: Recognizer, calibration: Calibration, path: Path, *, half: bool) -> float:
+    """Write the graph from tokens and embedded texts to scores; returns its largest error on noise."""
+    import torch
+
+    from taglens.models.label_bank import DescriptionBank
+
+    class Labels(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(
+            self, tokens: torch.Tensor, embeddings: torch.Tensor, counts: torch.Tensor
+        ) -> torch.Tensor:
+            asked = self.model.with_labels(DescriptionBank(embeddings, counts))
+            return torch.sigmoid(calibration.slope * asked.score(tokens).logits + calibration.typed_offset)
+
+    config = model.config
+    rng = np.random.default_rng(0)
+
+    def given(pictures: int, tags: int, most: int) -> dict[str, torch.Tensor]:
+        tokens = rng.standard_normal((pictures, 5, config.token_width)).astype(np.float32)
+        texts = rng.standard_normal((tags, most, config.label_width)).astype(np.float32)
+        texts /= np.linalg.norm(texts, axis=-1, keepdims=True)
+        counts = np.arange(tags) % most + 1
+        return {
+            "tokens": torch.from_numpy(tokens),
+            "embeddings": torch.from_numpy(texts),
+            "counts": torch.from_numpy(counts),
+        }
+
+    whole = Labels().eval()
+    _write(whole, given(2, 3, 2), ["scores"], path, half=half)
+    # Other numbers than those it was traced with: every axis must have stayed free.
+    other = given(3, 4, 3)
+    with torch.inference_mode():
+        wanted = whole(*other.values()).numpy()
+    found = LabelEngine(path, device="cpu")(*(value.numpy() for value in other.values()))
+    return float(np.abs(found - wanted).max())
+
+
+def _write(whole: Any, given: dict[str, Any], outputs: list[str], path: Path, *, half: bool) -> None:
+    import onnx
+    import torch
+
     memory = io.BytesIO()
-    model.eval()
-    whole = Graph().eval()
+    free = {
+        "pixels": {0: "b"},
+        "tokens": {0: "b", 1: "p"},
+        "embeddings": {0: "t", 1: "k"},
+        "counts": {0: "t"},
+        "pooled": {0: "b"},
+        "scores": {0: "b", 1: "t"},
+    }
     with warnings.catch_warnings():
         # The tracing exporter is announced as old; the new one asks for one more package and unrolls nothing here.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             whole,
-            (torch.rand(2, 3, side, side),),
-            memory,
-            input_names=["pixels"],
-            output_names=["scores", "pooled"],
-            dynamic_axes={"pixels": {0: "b"}, "scores": {0: "b"}, "pooled": {0: "b"}},
+            tuple(given.values()),
+            memory,  # type: ignore[arg-type]
+            input_names=list(given),
+            output_names=outputs,
+            dynamic_axes={name: free[name] for name in (*given, *outputs)},
             opset_version=OPSET,
             dynamo=False,
         )
@@ -117,25 +225,9 @@ def export(
     if half:
         _store_half(graph, onnx)
     onnx.checker.check_model(graph)
-    beside = folder / (GRAPH + ".part")
+    beside = path.with_name(path.name + ".part")
     beside.write_bytes(graph.SerializeToString())
-    beside.replace(folder / GRAPH)
-    vocabulary.save(folder / VOCABULARY)
-
-    noise = np.random.default_rng(0).random((3, 3, side, side), dtype=np.float32)
-    with torch.inference_mode():
-        wanted = whole(torch.from_numpy(noise))[0].numpy()
-    error = float(np.abs(OnnxEngine(folder / GRAPH, device="cpu")(noise).scores - wanted).max())
-    if not error <= tolerance:
-        raise ModelError(f"the exported graph differs from the model by {error:.2g}, above {tolerance:.2g}")
-    about = {
-        "tags": len(vocabulary),
-        "half": half,
-        "calibrated": calibration is not None,
-        "export_error": float(f"{error:.3g}"),
-    }
-    write_config(folder, name=name, side=side, vocabulary=vocabulary, about=about)
-    return Bundle.open(folder)
+    beside.replace(path)
 
 
 def _store_half(graph: Any, onnx: Any) -> None:

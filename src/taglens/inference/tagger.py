@@ -7,9 +7,10 @@ Shapes: B batch, S side, T tags, K pooled width.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -21,11 +22,20 @@ import numpy.typing as npt
 
 from taglens import images
 from taglens.errors import ImageError, UsageError, VocabularyError
-from taglens.inference.bundle import Bundle, checksum, is_trained, locate
-from taglens.inference.engines import Engine, OnnxEngine, TorchEngine, finite, require_torch
+from taglens.inference.bundle import TEXT, Bundle, checksum, is_trained, locate
+from taglens.inference.engines import (
+    Engine,
+    LabelEngine,
+    OnnxEngine,
+    Output,
+    TorchEngine,
+    finite,
+    require_torch,
+)
 from taglens.inference.sources import Source
+from taglens.inference.typed import Labels, OpenVocabulary
 from taglens.results import Failure, Prediction
-from taglens.vocabulary import Vocabulary
+from taglens.vocabulary import DEFAULT_THRESHOLD, Entry, Vocabulary
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -53,13 +63,28 @@ class Tagger:
     Calling it is lazy: rows come as they are made, and sources are drawn as they are needed.
     """
 
-    def __init__(self, engine: Engine, vocabulary: Vocabulary, *, ref: str, side: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        vocabulary: Vocabulary,
+        *,
+        ref: str,
+        side: int,
+        open_vocabulary: OpenVocabulary | None = None,
+    ) -> None:
+        """
+        Args:
+            open_vocabulary: how to score tags outside ``vocabulary``; None where the model reads no text.
+        """
         self.vocabulary = vocabulary
         self.ref = ref
         self.side = side
         self._engine = engine
-        self._columns: npt.NDArray[np.intp] | None = None
         self._known = vocabulary
+        self._open = open_vocabulary
+        # Per tag of `vocabulary` its column among the engine's, or -1 for the next of the typed ones; None: as is.
+        self._columns: npt.NDArray[np.intp] | None = None
+        self._labels: Labels | None = None
 
     @classmethod
     def from_pretrained(
@@ -95,11 +120,19 @@ class Tagger:
                 )
             return cls._from_trained(folder, device=device)
         bundle = Bundle.open(folder)
+        typed = None
+        if bundle.typed_threshold is not None:
+            typed = OpenVocabulary(
+                lambda: LabelEngine(bundle.labels, device=device, threads=threads),
+                bundle.text_encoder,
+                bundle.typed_threshold,
+            )
         return cls(
             OnnxEngine(bundle.graph, device=device, threads=threads),
             bundle.vocabulary,
             ref=bundle.ref,
             side=bundle.side,
+            open_vocabulary=typed,
         )
 
     @classmethod
@@ -109,47 +142,90 @@ class Tagger:
 
         model, vocabulary, name = from_pretrained(folder)
         ref = f"{name}@{checksum(folder / WEIGHTS)[:12]}"
-        return cls(TorchEngine(model, device=device), vocabulary, ref=ref, side=model.config.side)
+        engine = TorchEngine(model, device=device)
+        typed = None
+        if model.config.descriptions:
+            from taglens.language.text_encoder import TextEncoder
 
-    def with_vocabulary(self, vocabulary: Vocabulary) -> Tagger:
-        """The same model giving only these tags, matched by id, then by name or synonym; a new object.
+            typed = OpenVocabulary(
+                lambda: engine.ask, lambda: TextEncoder.load(folder / TEXT), DEFAULT_THRESHOLD
+            )
+        return cls(engine, vocabulary, ref=ref, side=model.config.side, open_vocabulary=typed)
 
-        Names, synonyms, thresholds and hidden marks are the given vocabulary's own; a tag without a threshold there
-        takes the model's.
+    # -- other vocabularies ----------------------------------------------------------------------
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether tags outside the model's own vocabulary can be scored."""
+        return self._open is not None
+
+    def typed(self, names: Sequence[str]) -> Tagger:
+        """The same model giving only these tags, each scored as text even where the vocabulary knows it.
 
         Raises:
-            VocabularyError: a tag that the model was not trained on.
+            UsageError: the model reads no text, or a name holds no letter or digit.
+            VocabularyError: a name stands twice.
         """
-        columns: list[int] = []
-        strange: list[str] = []
-        for entry in vocabulary:
-            column = self._known.position(entry.id) if entry.id in self._known else None
-            for name in (entry.name, *entry.synonyms):
-                if column is None:
-                    column = self._known.find(name)
-            if column is None:
-                strange.append(entry.name)
-            else:
-                columns.append(column)
-        if strange:
+        vocabulary = Vocabulary([Entry(name, "typed") for name in names], name="typed")
+        return self._with(vocabulary, [None] * len(vocabulary))
+
+    def with_vocabulary(self, vocabulary: Vocabulary) -> Tagger:
+        """The same model giving only these tags; a new object.
+
+        A tag is matched by id, then by name or synonym; one that the model was not taught is scored as text, by its
+        name and descriptions, where the model reads text. Names, synonyms, thresholds and hidden marks are the given
+        vocabulary's own; a tag without a threshold there takes the model's.
+
+        Raises:
+            VocabularyError: a tag that the model was not trained on, and the model reads no text.
+            UsageError: such a tag's name or description holds no letter or digit.
+        """
+        columns = [self._column(entry) for entry in vocabulary]
+        strange = [entry.name for entry, column in zip(vocabulary, columns, strict=True) if column is None]
+        if strange and self._open is None:
             more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
             raise VocabularyError(
                 f"{self.ref} does not know {', '.join(repr(n) for n in strange[:5])}{more}: it scores the "
                 f"{len(self._known)} tags it was trained on; list them with: taglens vocabulary show"
             )
-        other = Tagger(
-            self._engine,
-            vocabulary.with_thresholds(
-                [
-                    self._known[c].threshold if e.threshold is None else e.threshold
-                    for e, c in zip(vocabulary, columns, strict=True)
-                ]
-            ),
-            ref=self.ref,
-            side=self.side,
-        )
-        other._columns = np.array(columns, np.intp)
-        other._known = self._known
+        return self._with(vocabulary, columns)
+
+    def guesses(self) -> list[str]:
+        """Names of typed tags of which no word is known: their scores follow from spelling alone."""
+        if self._open is None or self._columns is None:
+            return []
+        typed = [self.vocabulary[int(t)] for t in np.flatnonzero(self._columns < 0)]
+        return self._open.guesses(typed)
+
+    def _column(self, entry: Entry) -> int | None:
+        """The engine's column for a tag, or None."""
+        if entry.kind == "typed":
+            return None
+        if entry.id in self._known:
+            return self._known.position(entry.id)
+        found = (self._known.find(name) for name in (entry.name, *entry.synonyms))
+        return next((column for column in found if column is not None), None)
+
+    def _with(self, vocabulary: Vocabulary, columns: Sequence[int | None]) -> Tagger:
+        typed = [entry for entry, column in zip(vocabulary, columns, strict=True) if column is None]
+        if typed and self._open is None:
+            raise UsageError(
+                f"{self.ref} reads no text: it scores the {len(self._known)} tags it was trained on"
+            )
+
+        def stored(column: int | None) -> float | None:
+            if column is not None:
+                return self._known[column].threshold
+            return None if self._open is None else self._open.threshold
+
+        thresholds = [
+            stored(column) if entry.threshold is None else entry.threshold
+            for entry, column in zip(vocabulary, columns, strict=True)
+        ]
+        other = copy.copy(self)
+        other.vocabulary = vocabulary.with_thresholds(thresholds)
+        other._columns = np.array([-1 if column is None else column for column in columns], np.intp)
+        other._labels = self._open.embed(typed) if typed and self._open is not None else None
         return other
 
     # -- tagging ---------------------------------------------------------------------------------
@@ -236,10 +312,19 @@ class Tagger:
         pixels = [ready.pixels for ready in group if ready.pixels is not None]
         rows: Iterator[Array] = iter(())
         if pixels:
-            scores = finite(self._engine(np.stack(pixels)), self.ref).scores
-            rows = iter(scores if self._columns is None else scores[:, self._columns])
+            rows = iter(self._chosen(finite(self._engine(np.stack(pixels)), self.ref)))
         for ready in group:
             yield ready, None if ready.pixels is None else next(rows)
+
+    def _chosen(self, output: Output) -> Array:
+        """Scores [B, T] of the vocabulary's tags, typed ones among them."""
+        if self._columns is None:
+            return output.scores
+        scores = output.scores[:, self._columns]
+        if self._labels is not None and self._open is not None:
+            asked = self._open.ask(output.tokens, self._labels.embeddings, self._labels.counts)
+            scores[:, self._columns < 0] = asked
+        return scores
 
 
 def _limits(batch_size: int, max_pixels: int) -> tuple[int, int]:

@@ -54,11 +54,11 @@ def word_groups(
                 table[row, left] += 1
             if right is not None:
                 table[row, edge + 1 + right] += 1
-    vectors = _narrow(_surprise(table), width)
+    vectors = narrow(surprise(table), width)
     return dict(zip(known, _k_means(vectors, min(groups, len(known)), seed=seed).tolist(), strict=True))
 
 
-def _surprise(table: Floats) -> Floats:
+def surprise(table: Floats) -> Floats:
     """Positive pointwise mutual information of [W, C] counts; columns are flattened by a power of 3/4."""
     total = table.sum()
     by_row = table.sum(axis=1, keepdims=True) / max(total, 1.0)
@@ -69,7 +69,7 @@ def _surprise(table: Floats) -> Floats:
     return np.where(table > 0, np.maximum(information, 0.0), 0.0).astype(np.float32)
 
 
-def _narrow(table: Floats, width: int) -> Floats:
+def narrow(table: Floats, width: int) -> Floats:
     """The table's leading directions, each row of length one: [W, C] -> [W, D]."""
     values, directions = np.linalg.eigh((table.T @ table).astype(np.float64))
     lead = np.argsort(values)[::-1][:width]

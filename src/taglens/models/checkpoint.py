@@ -106,7 +106,7 @@ def from_pretrained(folder: str | os.PathLike[str]) -> tuple[Recognizer, Vocabul
 
 
 # What belongs to one vocabulary and cannot go to a model of another.
-_PER_TAG = ("bank.", "pooled_bias")
+_PER_TAG = ("bank.embeddings", "pooled_bias")
 
 
 def start_from(
@@ -118,21 +118,23 @@ def start_from(
 ) -> list[str]:
     """Begin training from another model's weights, matching tags by id.
 
-    Encoder, projection and decoder are taken over and must fit; label embeddings are taken over for the tags that
-    both vocabularies hold, the others keep their fresh values.
+    Encoder, projection and decoder are taken over and must fit; learned label embeddings are taken over for the tags
+    that both vocabularies hold, the others keep their fresh values. Labels that were read from text stay the model's
+    own. Where one model learned its labels and the other reads them, what reads labels starts anew.
 
     Args:
         fresh_parts: names of parts ("decoder") that are not taken over.
 
     Returns:
-        ids of the tags that started fresh.
+        ids of the tags whose learned embedding started fresh.
 
     Raises:
         ModelError: a file is missing, damaged or not finite, or the folder holds another architecture.
         MismatchError: the vocabulary beside the weights is another one.
     """
     folder = Path(folder)
-    old = _vocabulary(folder, read_config(folder))
+    row = read_config(folder)
+    old = _vocabulary(folder, row)
     state = _weights(folder)
     parts = [name for name, _ in model.named_children()]
     for part in fresh_parts:
@@ -140,11 +142,19 @@ def start_from(
             raise ModelError(f"the model has no part {part!r} to start anew; it has {', '.join(parts)}")
     # Parts that start anew are neither taken over nor compared.
     anew = tuple(f"{part}." for part in fresh_parts)
+    reads, read = (
+        model.config.descriptions > 0,
+        RecognizerConfig.from_dict(row["recognizer"]).descriptions > 0,
+    )
+    if reads != read:
+        anew += ("bank.", "pooled_bias", "pooled_query.")
+    elif reads:
+        anew += ("bank.embeddings", "bank.counts")
     ours = {key: value for key, value in model.state_dict().items() if not key.startswith(anew)}
     state = {key: value for key, value in state.items() if not key.startswith(anew)}
     if extra := sorted(state.keys() - ours.keys()):
         raise ModelError(f"{folder / WEIGHTS} has {extra[0]}, which this model lacks: another architecture")
-    fresh = [id for id in vocabulary.ids if id not in old]
+    fresh = [] if reads else [id for id in vocabulary.ids if id not in old]
     pairs = [(vocabulary.position(id), old.position(id)) for id in vocabulary.ids if id in old]
     to, source = (torch.tensor([pair[side] for pair in pairs], dtype=torch.long) for side in (0, 1))
     for key, value in ours.items():

@@ -108,6 +108,8 @@ class RecognizerConfig:
         tags: T, the vocabulary's length.
         token_width: width to which image tokens are projected before the decoder.
         label_width: L, width of a label embedding.
+        descriptions: K, frozen text embeddings per tag (`label_bank`): 0, none, label embeddings are learned; 1, one
+            embedding; more, re-weighted by the picture.
         pooled_term: add the scaled product of the projected pooled token and the label embedding to the decoder's
             logit. Published models have none; at the starter's size it lets the encoder learn sooner.
         side: side in pixels of the square that the model was last trained on.
@@ -118,6 +120,7 @@ class RecognizerConfig:
     decoder: DecoderConfig = DecoderConfig()
     token_width: int = 192
     label_width: int = 192
+    descriptions: int = 0
     pooled_term: bool = True
     side: int = 128
 
@@ -125,6 +128,13 @@ class RecognizerConfig:
         _positive(
             "RecognizerConfig", tags=self.tags, token_width=self.token_width, label_width=self.label_width
         )
+        if self.descriptions < 0:
+            raise ModelError(f"RecognizerConfig: descriptions {self.descriptions} is below 0")
+        if self.descriptions > 1 and self.token_width != self.label_width:
+            raise ModelError(
+                f"RecognizerConfig: re-weighting compares tokens and labels: token_width {self.token_width} must "
+                f"equal label_width {self.label_width}"
+            )
         if self.pooled_term and self.token_width != self.label_width:
             raise ModelError(
                 f"RecognizerConfig: the pooled term needs token_width {self.token_width} "
@@ -154,7 +164,8 @@ class RecognizerConfig:
                 raise ModelError(f"unknown encoder {kind!r}; this release knows {', '.join(classes)}")
             for key in ("widths", "depths"):
                 encoder[key] = tuple(encoder[key])
-            decoder = DecoderConfig(**parts.pop("decoder"))
+            # Folders written before there was a choice hold decoders without it.
+            decoder = DecoderConfig(**{"input_norm": False, **parts.pop("decoder")})
             return cls(encoder=classes[kind](**encoder), decoder=decoder, **parts)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(

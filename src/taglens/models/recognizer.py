@@ -5,16 +5,18 @@ Shapes: B images, S side, N tokens, K token width, T tags, J chosen tags.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from taglens.errors import ModelError
 from taglens.models.alignment import AlignmentDecoder
 from taglens.models.configs import ConvNetConfig, EncoderConfig, RecognizerConfig
 from taglens.models.convnet import ConvNet
 from taglens.models.hybrid import Hybrid
-from taglens.models.label_bank import LearnedBank
+from taglens.models.label_bank import DescriptionBank, EmbeddedBank, LabelBank, LearnedBank, empty_bank
 
 
 def build_encoder(config: EncoderConfig) -> ConvNet | Hybrid:
@@ -26,12 +28,14 @@ class Recognition:
     """What one forward pass yields.
 
     Attributes:
-        logits: [B, J], the model's answer.
+        logits: [B, J], the model's answer: the sum of its terms.
+        decoder_logits: [B, J], the decoder's term alone.
         pooled_logits: [B, T], the pooled term alone and for every tag, None where the model has no such term.
         pooled: [B, K], the projected pooled token.
     """
 
     logits: Tensor
+    decoder_logits: Tensor
     pooled_logits: Tensor | None
     pooled: Tensor
 
@@ -44,32 +48,77 @@ class Recognizer(nn.Module):
         self.config = config
         self.encoder = build_encoder(config.encoder)
         self.project = nn.Linear(config.encoder.out_width, config.token_width)
-        self.bank = LearnedBank(config.tags, config.label_width)
+        self.bank: LabelBank = empty_bank(
+            tags=config.tags, width=config.label_width, descriptions=config.descriptions
+        )
         self.decoder = AlignmentDecoder(
             config.decoder, label_width=config.label_width, token_width=config.token_width
         )
         if config.pooled_term:
+            width = config.label_width
             self.pooled_norm = nn.LayerNorm(config.token_width)
             self.pooled_scale = nn.Parameter(torch.zeros(()))
-            self.pooled_bias = nn.Parameter(torch.zeros(config.tags))
+            if config.descriptions == 0:
+                self.pooled_bias = nn.Parameter(torch.zeros(config.tags))
+            else:
+                # Frozen embeddings say what a word means; what to look for, and how common it is, is read from them.
+                self.pooled_query = nn.Sequential(
+                    nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width + 1)
+                )
+
+    def with_labels(self, bank: LabelBank) -> Recognizer:
+        """The same weights asking about other labels: the open vocabulary. A new object; this one is unchanged.
+
+        Raises:
+            ModelError: label embeddings of another width, or a model whose own are learned: it knows no text.
+        """
+        if self.config.descriptions == 0 or isinstance(bank, LearnedBank):
+            raise ModelError(
+                "this model's label embeddings were learned, not read from text: it has no open vocabulary"
+            )
+        if bank.embeddings.shape[-1] != self.config.label_width:
+            raise ModelError(
+                f"labels are {bank.embeddings.shape[-1]} wide, the model takes {self.config.label_width}"
+            )
+        many = 1 if isinstance(bank, EmbeddedBank) else bank.embeddings.shape[1]
+        other = copy.copy(self)
+        other._modules = dict(self._modules)
+        other.config = replace(self.config, tags=len(bank), descriptions=many)
+        if isinstance(bank, DescriptionBank) and isinstance(self.bank, DescriptionBank):
+            bank.sharpness = self.bank.sharpness
+        other.bank = bank
+        return other
 
     def forward(self, images: Tensor, chosen: Tensor | None = None) -> Recognition:
         """Score the tags at the columns ``chosen`` [J], by default all."""
-        tokens = self.tokens(images)
-        logits = self.decoder(self.bank(chosen), tokens)
-        pooled_logits = None
-        if self.config.pooled_term:
-            pooled_logits = self.pooled_logits(tokens)
-            logits = logits + (pooled_logits if chosen is None else pooled_logits[:, chosen])
-        return Recognition(logits, pooled_logits, tokens[:, 0])
+        return self.score(self.tokens(images), chosen)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Projected tokens [B, 1 + N, K] of images [B, 3, S, S]; token 0 is the pooled one."""
         projected: Tensor = self.project(self.encoder(images))
         return projected
 
+    def score(self, tokens: Tensor, chosen: Tensor | None = None) -> Recognition:
+        """The same from tokens [B, 1 + N, K], as `tokens` gives them."""
+        answer = self.decoder(self.bank(tokens[:, 0], chosen), tokens)
+        if not self.config.pooled_term:
+            return Recognition(answer, answer, None, tokens[:, 0])
+        pooled = self.pooled_logits(tokens)
+        return Recognition(
+            answer + (pooled if chosen is None else pooled[:, chosen]), answer, pooled, tokens[:, 0]
+        )
+
     def pooled_logits(self, tokens: Tensor) -> Tensor:
         """The pooled term [B, T] of tokens [B, 1 + N, K]; only where the configuration has one."""
-        product = self.pooled_norm(tokens[:, 0]) @ self.bank().T
-        logits: Tensor = self.pooled_scale.exp() * product + self.pooled_bias
+        return self.pooled_texts(tokens, self.bank.plain())
+
+    def pooled_texts(self, tokens: Tensor, labels: Tensor) -> Tensor:
+        """The pooled term [B, M] for other labels [M, L], as `with_labels` would have it."""
+        query, prior = labels, torch.zeros(())
+        if self.config.descriptions == 0:
+            prior = self.pooled_bias
+        else:
+            read: Tensor = self.pooled_query(labels)
+            query, prior = read[:, :-1], read[:, -1]
+        logits: Tensor = self.pooled_scale.exp() * (self.pooled_norm(tokens[:, 0]) @ query.T) + prior
         return logits

@@ -7,6 +7,7 @@ Shapes: B images, S side of the source, s side of the result.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,12 +36,30 @@ class AugmentConfig:
     erase: float = 0.25
 
 
-def augment(images: Tensor, side: int, config: AugmentConfig, *, generator: torch.Generator) -> Tensor:
-    """uint8 [B, S, S, 3] to float [B, 3, s, s] in [0, 1], each image cropped, turned, mirrored and tinted."""
+def augment(
+    images: Tensor,
+    side: int,
+    config: AugmentConfig,
+    *,
+    generator: torch.Generator,
+    rows: Tensor | None = None,
+    of: int | None = None,
+) -> Tensor:
+    """uint8 [B, S, S, 3] to float [B, 3, s, s] in [0, 1], each image cropped, turned, mirrored and tinted.
+
+    Args:
+        rows, of: [B], where the images stand in a batch of so many, of which they are a part: each is then changed as
+            it would be within the whole.
+    """
     b = images.shape[0]
+    whole = b if of is None else of
+
+    def random(*shape: int) -> Tensor:
+        drawn = torch.rand(whole, *shape, generator=generator)
+        return drawn if rows is None else drawn[rows]
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.rand(b, *shape, generator=generator) * (high - low) + low
+        return random(*shape) * (high - low) + low
 
     area = uniform(config.least_area, 1.0)
     ratio = torch.exp(uniform(-math.log(config.aspect), math.log(config.aspect)))
@@ -71,15 +90,15 @@ def augment(images: Tensor, side: int, config: AugmentConfig, *, generator: torc
     out = level + (out - level) * factor()
     out = (out * factor()).clamp_(0, 1)
     if config.erase:
-        out = _erase(out, config.erase, generator)
+        out = _erase(out, config.erase, random)
     return out
 
 
-def _erase(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    b, _, s, _ = images.shape
-    hit = torch.rand(b, generator=generator) < probability
-    size = torch.rand(b, 2, generator=generator) * 0.3 + 0.1
-    corner = torch.rand(b, 2, generator=generator) * (1 - size)
+def _erase(images: Tensor, probability: float, random: Callable[..., Tensor]) -> Tensor:
+    s = images.shape[2]
+    hit = random() < probability
+    size = random(2) * 0.3 + 0.1
+    corner = random(2) * (1 - size)
     position = (torch.arange(s) + 0.5) / s
     inside = [
         (position >= corner[:, axis, None]) & (position < (corner + size)[:, axis, None]) for axis in (0, 1)

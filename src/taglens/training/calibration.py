@@ -79,10 +79,9 @@ def fit(model: Recognizer, vocabulary: Vocabulary, sets: Sequence[PictureSet], *
     # A tag that no source reaches was never trained either: it keeps silent.
     offsets = np.full(len(vocabulary), -10.0, np.float32)
     thresholds: npt.NDArray[np.float64] = np.full(len(vocabulary), np.nan)
-    own = 0
+    fitted: list[npt.NDArray[np.intp]] = []
     for group in groups:
         offsets[group.columns] = _offsets(group, slope)
-    calibration = Calibration(slope, offsets)
     for group in groups:
         scores = Calibration(slope, offsets[group.columns]).apply(group.logits)
         enough = group.present.sum(0) >= least
@@ -90,9 +89,19 @@ def fit(model: Recognizer, vocabulary: Vocabulary, sets: Sequence[PictureSet], *
         thresholds[group.columns] = fit_thresholds(
             scores, np.where(enough, group.present, 0).astype(np.uint8)
         )
-        own += int(enough.sum())
+        fitted.append(group.columns[enough])
+    own = np.concatenate(fitted)
+    # A tag that nobody held out is treated like the middle one of those that were.
+    typed = (
+        {}
+        if not len(own)
+        else {
+            "typed_offset": float(np.median(offsets[own])),
+            "typed_threshold": _shortest(float(np.nanmedian(thresholds[own]))),
+        }
+    )
     stored = [None if np.isnan(t) else _shortest(t) for t in thresholds]
-    return Fitted(calibration, vocabulary.with_thresholds(stored), own)
+    return Fitted(Calibration(slope, offsets, **typed), vocabulary.with_thresholds(stored), len(own))
 
 
 def _weights(pictures: PictureSet, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:

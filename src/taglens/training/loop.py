@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 import time
 from collections.abc import Callable, Mapping
@@ -17,13 +18,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from taglens.data.batches import Batch
 from taglens.errors import MismatchError, ModelError, UsageError
 from taglens.models.recognizer import Recognizer
+from taglens.training import parallel
 from taglens.training.augment import AugmentConfig, augment
+from taglens.training.objectives import Asked
 from taglens.training.optim import Average, adamw, rate
 
 STATE, LOG = "state.pt", "log.jsonl"
@@ -37,16 +42,14 @@ class Stream(Protocol):
 
 class Objective(Protocol):
     def losses(
-        self,
-        model: Recognizer,
-        images: Tensor,
-        targets: Tensor,
-        weights: Tensor,
-        *,
-        generator: torch.Generator,
+        self, model: Recognizer, tokens: Tensor, asked: Asked, *, generator: torch.Generator
     ) -> dict[str, Tensor]: ...
 
     def total(self, named: Mapping[str, Tensor]) -> Tensor: ...
+
+
+# How rows [R] of a batch become tokens [R, 1 + N, K]; what is random about it is drawn for the whole batch.
+Look = Callable[[Recognizer, Batch, npt.NDArray[np.intp], torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +63,8 @@ class LoopConfig:
         clip: largest gradient norm.
         average: decay of the weight average that is evaluated and saved.
         checkpoint_every, evaluate_every: in steps; 0 only at the end.
+        accumulate: parts in which a batch is worked off before an update; the same update with less memory, but for
+            batch statistics, which are those of a part.
         only: names of the model's parts to train ("decoder"); the others are frozen, batch statistics included.
         precision: "fp32" or "bf16" (mixed; worth it only where the processor multiplies bf16 natively).
     """
@@ -76,6 +81,7 @@ class LoopConfig:
     checkpoint_every: int = 200
     evaluate_every: int = 0
     precision: str = "fp32"
+    accumulate: int = 1
     only: tuple[str, ...] = ()
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
@@ -84,6 +90,8 @@ class LoopConfig:
             raise UsageError(
                 f"steps {self.steps}, side {self.side} and lr {self.lr} must be at least 1, at least 8 and above 0"
             )
+        if self.accumulate < 1:
+            raise UsageError(f"accumulate {self.accumulate} is below 1")
         if self.precision not in ("fp32", "bf16"):
             raise UsageError(f"precision {self.precision!r} is unknown; use fp32 or bf16")
 
@@ -106,11 +114,14 @@ def train(
     config: LoopConfig,
     *,
     out: Path,
-    device: str = "cpu",
+    look: Look | None = None,
     evaluate: Callable[[Recognizer], Mapping[str, float]] | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Recognizer:
-    """Run the loop to its end, going on from ``out/state.pt`` when that is there.
+    """Run the loop to its end on the model's device, going on from ``out/state.pt`` when that is there.
+
+    Args:
+        look: what the model makes of a batch; by default its pictures, augmented and encoded.
 
     Returns:
         The averaged model, in eval mode, on the CPU.
@@ -122,14 +133,16 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
-    model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    look = look or _see(config)
     _thaw(model, config.only)
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     average = Average(model, config.average)
     start = _resume(out / STATE, config, model, optimizer, average)
     clock = time.perf_counter()
     seen = 0
-    with (out / LOG).open("a", encoding="utf-8") as log:
+    first = parallel.rank() == 0
+    with (out / LOG if first else Path(os.devnull)).open("a", encoding="utf-8") as log:
 
         def write(row: Mapping[str, Any]) -> None:
             log.write(json.dumps(row) + "\n")
@@ -140,7 +153,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = lr
             batch = stream.batch(step)
-            named, norm = _step(model, batch, objective, config, optimizer, step=step, device=device)
+            named, norm = _step(model, batch, objective, config, optimizer, look=look, step=step)
             if not math.isfinite(norm):
                 # Before the update reaches the average or a checkpoint.
                 raise ModelError(
@@ -151,20 +164,26 @@ def train(
             seen += len(batch.pixels)
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
-                losses = {name: float(value) for name, value in named.items()}
+                losses = parallel.add({name: float(value) for name, value in named.items()})
                 speed = seen / (time.perf_counter() - clock)
                 write({"step": done, **losses, "lr": lr, "grad_norm": norm, "images_per_s": round(speed, 1)})
-                if report:
+                if report and first:
                     report(Progress(done, config.steps, losses, lr, speed))
-            if config.checkpoint_every and done % config.checkpoint_every == 0 and done < config.steps:
+            if (
+                first
+                and config.checkpoint_every
+                and done % config.checkpoint_every == 0
+                and done < config.steps
+            ):
                 _save(out / STATE, config, done, model, optimizer, average)
             due = done == config.steps or (config.evaluate_every and done % config.evaluate_every == 0)
-            if evaluate and due:
+            if evaluate and due and first:
                 found = evaluate(average.model)
                 # JSON has no NaN: a figure that does not exist is null.
                 figures = {name: value if math.isfinite(value) else None for name, value in found.items()}
                 write({"step": done, "evaluation": figures})
-        _save(out / STATE, config, config.steps, model, optimizer, average)
+        if first:
+            _save(out / STATE, config, config.steps, model, optimizer, average)
     return average.model.to("cpu").eval()
 
 
@@ -187,29 +206,55 @@ def _step(
     config: LoopConfig,
     optimizer: torch.optim.Optimizer,
     *,
+    look: Look,
     step: int,
-    device: str,
 ) -> tuple[dict[str, Tensor], float]:
-    # One generator a step, made from the seed and the step's number: a resumed run draws what the first would have.
-    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
-    pixels = torch.from_numpy(batch.pixels).to(device)
-    images = augment(pixels, config.side, config.augment, generator=generator)
-    images = images.contiguous(memory_format=torch.channels_last)
-    targets = torch.from_numpy(batch.targets).to(device)
-    weights = torch.from_numpy(batch.weights).to(device)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"):
-        named = objective.losses(model, images, targets, weights, generator=generator)
-        total = objective.total(named)
-    if not total.requires_grad:
-        raise UsageError(
-            f"nothing to learn: no loss of weight depends on what is trained ({', '.join(config.only)}); "
-            "train another part or weigh another loss"
-        )
+    device = next(model.parameters()).device
+    whole = Asked.of(batch, device=device)
     optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
+    summed: dict[str, Tensor] = {}
+    for rows in parallel.parts(len(batch.targets), accumulate=config.accumulate):
+        # One generator a step, made from the seed and the step's number: a resumed run draws what the first would
+        # have, and every part draws what the whole would have.
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            tokens = look(model, batch, rows, generator)
+            named = objective.losses(
+                model, tokens, whole.part(torch.from_numpy(rows).to(device)), generator=generator
+            )
+            total = objective.total(named)
+        if not total.requires_grad:
+            raise UsageError(
+                f"nothing to learn: no loss of weight depends on what is trained ({', '.join(config.only)}); "
+                "train another part or weigh another loss"
+            )
+        total.backward()  # type: ignore[no-untyped-call]
+        for name, value in named.items():
+            summed[name] = summed.get(name, 0.0) + value.detach()
+    parallel.add_gradients(model.parameters())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
-    return {name: value.detach() for name, value in named.items()}, float(norm)
+    return summed, float(norm)
+
+
+def _see(config: LoopConfig) -> Look:
+    """Pictures, augmented and encoded."""
+
+    def see(
+        model: Recognizer, batch: Batch, rows: npt.NDArray[np.intp], generator: torch.Generator
+    ) -> Tensor:
+        pixels = torch.from_numpy(batch.pixels[rows]).to(next(model.parameters()).device)
+        images = augment(
+            pixels,
+            config.side,
+            config.augment,
+            generator=generator,
+            rows=torch.from_numpy(rows),
+            of=len(batch.pixels),
+        )
+        return model.tokens(images.contiguous(memory_format=torch.channels_last))
+
+    return see
 
 
 def _settings(config: LoopConfig) -> str:

@@ -7,7 +7,7 @@ model of the one before; the commands stand in the model card.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,14 @@ from taglens.data.batches import BatchStream, PictureSet, decode_set
 from taglens.data.shards import ShardSet
 from taglens.errors import MismatchError, UsageError
 from taglens.evaluation.metrics import average_precisions
+from taglens.inference.bundle import TEXT
+from taglens.language.descriptions import prompts
+from taglens.language.text_encoder import TextEncoder
 from taglens.models.checkpoint import save_pretrained, start_from
 from taglens.models.configs import ConvNetConfig, EncoderConfig, HybridConfig, RecognizerConfig
+from taglens.models.label_bank import DescriptionBank
 from taglens.models.recognizer import Recognizer
+from taglens.training import cached, parallel
 from taglens.training.augment import plain
 from taglens.training.loop import LoopConfig, Progress, train
 from taglens.training.objectives import TagObjective
@@ -37,6 +42,9 @@ class RunConfig:
     Attributes:
         shares: source name -> share of the draws; empty: by size.
         fresh_parts: parts that are not taken over from the model that training starts from.
+        text: reads the label embeddings from the vocabulary's names and descriptions and embeds captions; None: label
+            embeddings are learned, captions are not used.
+        views: encode every picture so many times ahead and train the rest on that (`training.cached`); 0: do not.
         store_scale: pictures are kept in memory at this multiple of the training side, so that crops keep detail.
     """
 
@@ -45,6 +53,8 @@ class RunConfig:
     shares: Mapping[str, float] = field(default_factory=dict)
     objective: TagObjective = field(default_factory=TagObjective)
     encoder: EncoderConfig = field(default_factory=ConvNetConfig)
+    text: TextEncoder | None = None
+    views: int = 0
     store_scale: float = 1.25
     fresh_parts: tuple[str, ...] = ()
 
@@ -120,42 +130,97 @@ def run(
         raise UsageError(f"a share is given for {unknown[0]!r}; the sources are {', '.join(sorted(known))}")
     # Before anything random: the same seed starts from the same weights.
     torch.manual_seed(config.loop.seed)
-    model = Recognizer(RecognizerConfig(encoder=config.encoder, tags=len(vocabulary), side=config.loop.side))
+    model = _fresh(config, vocabulary)
     if start is not None:
         fresh = start_from(model, start, vocabulary, fresh_parts=config.fresh_parts)
         say(f"starting from {start}; {len(fresh)} of {len(vocabulary)} tags are new")
     used = [source for source in sources if not config.shares or config.shares.get(source.name, 0) > 0]
-    sets = [_decoded(source, vocabulary, "train", config.stored_side, say) for source in used]
+    sets = [_decoded(source, vocabulary, "train", config.stored_side, config, say) for source in used]
     held = [
-        _decoded(source, vocabulary, "val", config.loop.side, say)
+        _decoded(source, vocabulary, "val", config.loop.side, config, say)
         for source in used
         if source.splits.get("val")
     ]
+    model.to(device)
+    shares, look = dict(config.shares), None
+    if config.views:
+        sets, shares = _cached(model, sets, shares, config, say)
+        look = cached.look
 
     def evaluate(candidate: Recognizer) -> dict[str, float]:
         side = config.loop.side
         return {s.name: mean_ap(logits_of(candidate, s, side=side), s) for s in held}
 
-    stream = BatchStream(
-        sets, batch_size=config.batch_size, seed=config.loop.seed, shares=dict(config.shares) or None
-    )
+    stream = BatchStream(sets, batch_size=config.batch_size, seed=config.loop.seed, shares=shares or None)
     finished = train(
         model,
         stream,
-        config.objective,
+        replace(config.objective, frequency=torch.from_numpy(stream.frequency())),
         config.loop,
         out=out,
-        device=device,
+        look=look,
         evaluate=evaluate if held else None,
         report=report,
     )
+    if parallel.rank():
+        return out / MODEL_FOLDER
+    if config.text is not None:
+        (out / MODEL_FOLDER).mkdir(parents=True, exist_ok=True)
+        config.text.save(out / MODEL_FOLDER / TEXT)
     save_pretrained(finished, vocabulary, out / MODEL_FOLDER, name=name)
     return out / MODEL_FOLDER
 
 
+def text_bank(vocabulary: Vocabulary, text: TextEncoder) -> DescriptionBank:
+    """The label bank of a vocabulary: each tag's name and descriptions, embedded."""
+    return DescriptionBank.ragged([torch.from_numpy(text(prompts(entry))) for entry in vocabulary])
+
+
+def _fresh(config: RunConfig, vocabulary: Vocabulary) -> Recognizer:
+    plain = RecognizerConfig(encoder=config.encoder, tags=len(vocabulary), side=config.loop.side)
+    if config.text is None:
+        return Recognizer(plain)
+    bank = text_bank(vocabulary, config.text)
+    width, most = config.text.width, bank.embeddings.shape[1]
+    model = Recognizer(replace(plain, label_width=width, token_width=width, descriptions=most))
+    model.bank = bank
+    return model
+
+
+def _cached(
+    model: Recognizer,
+    sets: Sequence[PictureSet],
+    shares: Mapping[str, float],
+    config: RunConfig,
+    say: Callable[[str], None],
+) -> tuple[list[PictureSet], dict[str, float]]:
+    """Every set encoded in several views, which divide its share among them."""
+    found: list[PictureSet] = []
+    divided: dict[str, float] = {}
+    for pictures in sets:
+        views = cached.encode(
+            model,
+            pictures,
+            side=config.loop.side,
+            views=config.views,
+            config=config.loop.augment,
+            seed=config.loop.seed,
+        )
+        say(f"{pictures.name}: {len(pictures):,} pictures encoded in {len(views)} views")
+        found += views
+        for view in views:
+            divided[view.name] = shares.get(pictures.name, len(pictures)) / len(views)
+    return found, divided
+
+
 def _decoded(
-    source: ShardSet, vocabulary: Vocabulary, split: str, side: int, say: Callable[[str], None]
+    source: ShardSet,
+    vocabulary: Vocabulary,
+    split: str,
+    side: int,
+    config: RunConfig,
+    say: Callable[[str], None],
 ) -> PictureSet:
-    pictures = decode_set(source, vocabulary, split=split, side=side)
+    pictures = decode_set(source, vocabulary, split=split, side=side, embed=config.text)
     say(f"{source.name} {split}: {len(pictures):,} pictures at {side} px")
     return pictures
