@@ -67,6 +67,49 @@ def heads() -> str:
     )
 
 
+def evidence() -> str:
+    row = newest("evidence")
+    groups = ("taught", "held out", "shuffled")
+    lines = [
+        "| trained on, labels | taught tags | tags held out | the same, labels shuffled |",
+        "|---|---|---|---|",
+    ]
+    for name, found in row["figures"].items():
+        cells = [f"{found[f'{group} mean']:.3f} ± {found[f'{group} deviation']:.3f}" for group in groups]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    told = row["settings"]
+    said = (
+        f"mAP on validation pictures, mean and standard deviation over {told['seeds']} seeds; {told['taught']} tags "
+        f"taught, {told['held_out']} held out; {told['steps']} steps of {told['batch_size']} over the tokens of "
+        f"`{told['encoder']}`."
+    )
+    return "\n".join([*lines, "", f"{said} {origin(row)}"])
+
+
+def open_tags() -> str:
+    row = newest("open_tags")
+    f = row["figures"]
+    change = f["score_change_by_descriptions"]
+    lines = [
+        "| scored | mAP |",
+        "|---|---|",
+        f"| {f['names']} names of the yardstick, by the model's own columns | {f['own_columns_mAP']:.3f} |",
+        f"| the same, as typed text | {f['typed_mAP']:.3f} |",
+        f"| the same, as typed text with their descriptions | {f['typed_with_descriptions_mAP']:.3f} |",
+        f"| {f['new_words']} words that are no tag, as typed text | {f['new_words_mAP']:.3f} |",
+        (
+            f"| the same under each other's names | {f['new_words_shuffled_mAP']:.3f} "
+            f"± {f['new_words_shuffled_deviation']:.3f} |"
+        ),
+        "",
+        (
+            f"Model `{f['model']}`. Descriptions change a score by {change['mean']:.3f} on average and by "
+            f"{change['largest']:.2f} at most. The words, by frequency: {f['examples']}. {origin(row)}"
+        ),
+    ]
+    return "\n".join(lines)
+
+
 def best_and_worst() -> str:
     found = newest("quality")["figures"]["flickr8k"]
     said = {
@@ -149,6 +192,8 @@ def training() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "heads": heads,
+    "evidence": evidence,
+    "open_tags": open_tags,
     "quality": quality,
     "best": best_and_worst,
     "speed": speed,

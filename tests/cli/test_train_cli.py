@@ -89,6 +89,71 @@ def same(left: Path, right: Path) -> bool:
 # -- the whole way -----------------------------------------------------------------------------------
 
 
+def test_from_captions_to_any_word(tmp_path: Path) -> None:
+    """Labels read from text, captions asked beside them, tokens computed ahead: then any word is a tag."""
+    labels = write_corpus(tmp_path / "corpus")
+    rows = [json.loads(line) for line in labels.read_text().splitlines()]
+    names = {"wug": "a dog on the grass", "dax": "a red boat", "blicket": "two people at the beach"}
+    captions = labels.with_name("captions.jsonl")
+    captions.write_text(
+        "".join(
+            json.dumps({"image": r["image"], "captions": [names[r["labels"][0]]], "split": r["split"]}) + "\n"
+            for r in rows
+        )
+    )
+    words, shards = tmp_path / "words.jsonl", tmp_path / "shards"
+    taglens("vocabulary", "build", "--captions", captions, "--min-count", 1, "--out", words)
+    described = {entry.name: entry.descriptions for entry in Vocabulary.load(words)}
+    assert len(described["dog"]) >= 3, "the shipped descriptions join a vocabulary"
+    taglens("shards", "build", captions, "--vocabulary", words, "--out", shards)
+
+    run = tmp_path / "run"
+    said = train(run, "--text-labels", "--views", 2, "--tags-per-step", 0, "--name", "reader", shards=shards)
+    assert "shards: 8 pictures encoded in 2 views" in said.stderr
+    log = json.loads((run / "log.jsonl").read_text().splitlines()[0])
+    assert {"tag", "text", "pooled_tag", "pooled_text"} <= log.keys()
+    # Tokens were computed before the first step: the encoder stood still, the rest did not.
+    first = train(tmp_path / "first", "--text-labels", "--views", 1, shards=shards, steps=1)
+    assert first.exit_code == 0
+    ours, theirs = weights(run), weights(tmp_path / "first")
+    still = [key for key in ours if key.startswith("encoder.")]
+    assert still and all(torch.equal(ours[key], theirs[key]) for key in still)
+    assert not torch.equal(ours["project.weight"], theirs["project.weight"])
+
+    bundle = tmp_path / "bundle"
+    taglens("bundle", run / "model", "--out", bundle, "--calibrate", shards)
+    picture = str(tmp_path / "corpus" / "pictures" / "00.png")
+    asked = ("--tags", "dog,rocket launch", "--threshold", 0, "--json")
+    for model in (bundle, run / "model"):
+        (row,) = [
+            json.loads(line) for line in taglens("tag", picture, "--model", model, *asked).stdout.splitlines()
+        ]
+        assert {tag["id"] for tag in row["tags"]} == {"object:dog", "typed:rocket launch"}
+    found = json.loads(taglens("evaluate", "--data", labels, "--model", bundle, "--open-set").stdout)
+    assert found["classes"] == 3 and {c["matched"] for c in found["per_class"].values()} == {"typed"}
+
+
+def test_learned_labels_give_way_to_text(corpus: Path, tmp_path: Path) -> None:
+    """A model that learned its labels starts one that reads them: what saw pictures is taken over."""
+    train(tmp_path / "learned", shards=corpus / "shards")
+    train(
+        *(tmp_path / "reader", "--text-labels", "--views", 1, "--init", tmp_path / "learned" / "model"),
+        shards=corpus / "shards",
+    )
+    before, after = weights(tmp_path / "learned"), weights(tmp_path / "reader")
+    assert "pooled_bias" in before and "pooled_query.0.weight" in after and "pooled_bias" not in after
+    still = [key for key in after if key.startswith("encoder.")]
+    assert all(torch.equal(before[key], after[key]) for key in still)
+    # What was learned of the tags themselves is kept beside the text, and goes on to a third model.
+    assert torch.equal(after["closed.read.bias"], before["pooled_bias"])
+    assert torch.equal(after["closed.project.weight"], before["project.weight"])
+    train(
+        *(tmp_path / "third", "--text-labels", "--views", 1, "--init", tmp_path / "reader" / "model"),
+        shards=corpus / "shards",
+    )
+    assert torch.equal(weights(tmp_path / "third")["closed.read.weight"], after["closed.read.weight"])
+
+
 def test_from_pictures_to_tags(corpus: Path, tmp_path: Path) -> None:
     words = Vocabulary.load(corpus / "words.jsonl")
     assert sorted(words.ids) == ["object:blicket", "object:dax", "object:wug"]
@@ -158,6 +223,16 @@ def test_the_same_command_resumes_and_another_is_refused(corpus: Path, tmp_path:
     assert not (tmp_path / "killed" / "model").exists()
     said = train(tmp_path / "killed", "--seed", 5, shards=shards, steps=3, status=2)
     assert "other settings" in said.stderr and "another --out" in said.stderr
+    # What the loop does not know of is compared too, and named.
+    for more, named in (
+        (("--loss-weight", "tag=2"), "other objective"),
+        (("--gamma-negative", 2), "other objective"),
+        (("--encoder", "hybrid"), "other encoder"),
+    ):
+        said = train(tmp_path / "killed", *more, shards=shards, steps=3, status=2)
+        assert named in said.stderr and "another --out" in said.stderr
+    said = train(tmp_path / "killed", shards=f"{shards}=1", steps=3, status=2)
+    assert "other shares" in said.stderr
     train(tmp_path / "killed", shards=shards, steps=3)
     assert same(tmp_path / "straight", tmp_path / "killed")
 

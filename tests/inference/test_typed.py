@@ -25,7 +25,7 @@ from taglens.vocabulary import Entry, Vocabulary
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "brown", "pink", "grey", "orange")
 THINGS = ("dog", "cat", "beach", "boat", "run", "horse", "tree", "car", "house", "ball")
 CALIBRATION = Calibration(
-    0.8, np.linspace(-0.5, 0.5, 6, dtype=np.float32), typed_offset=0.3, typed_threshold=0.4
+    0.8, np.linspace(-0.5, 0.5, 6, dtype=np.float32), typed_slope=0.8, typed_offset=0.3, typed_threshold=0.4
 )
 
 

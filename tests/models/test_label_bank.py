@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 import tiny
 from taglens.errors import ModelError
+from taglens.models.checkpoint import keeps_closed_term, save_pretrained, start_from
 from taglens.models.label_bank import DescriptionBank, EmbeddedBank, LearnedBank, empty_bank
 from taglens.models.recognizer import Recognizer
 
@@ -161,6 +164,44 @@ def test_the_terms_of_an_answer_add_up() -> None:
     assert found.pooled_logits is not None
     assert torch.allclose(found.logits, found.decoder_logits + found.pooled_logits)
     assert torch.allclose(first.pooled_texts(tokens, first.bank.plain()), found.pooled_logits)
+
+
+def with_closed_term(tmp_path: Path) -> tuple[Recognizer, Recognizer]:
+    """A model that learned its labels, and one that reads them and started from it."""
+    learned = tiny.recognizer()
+    save_pretrained(learned, tiny.vocabulary(), tmp_path, name="learned")
+    assert keeps_closed_term(tmp_path)
+    reader = Recognizer(replace(tiny.config(descriptions=2), closed_term=True)).eval()
+    torch.nn.init.normal_(reader.bank.embeddings)
+    start_from(reader, tmp_path, tiny.vocabulary())
+    return learned, reader
+
+
+@torch.no_grad()
+def test_what_was_learned_of_the_tags_is_kept_beside_the_text(tmp_path: Path) -> None:
+    learned, reader = with_closed_term(tmp_path)
+    given = torch.rand(2, 3, tiny.SIDE, tiny.SIDE)
+    before, found = learned(given), reader(given)
+    assert before.pooled_logits is not None
+    closed = found.logits - reader.config.open_share * found.decoder_logits
+    assert torch.allclose(closed, before.pooled_logits, atol=1e-5)
+    chosen = torch.tensor([3, 0])
+    assert torch.allclose(reader(given, chosen).logits, found.logits[:, chosen], atol=1e-6)
+
+
+@torch.no_grad()
+def test_other_labels_know_nothing_of_what_was_learned(tmp_path: Path) -> None:
+    _, reader = with_closed_term(tmp_path)
+    given = torch.rand(2, 3, tiny.SIDE, tiny.SIDE)
+    other = reader.with_labels(reader.bank)
+    assert torch.allclose(other(given).logits, reader.score(reader.tokens(given)).logits)
+    assert not torch.allclose(other(given).logits, reader(given).logits)
+    assert reader.config.closed_term and not other.config.closed_term and hasattr(reader, "closed")
+
+
+def test_a_closed_term_needs_labels_that_are_texts() -> None:
+    with pytest.raises(ModelError, match="stands beside labels that are texts"):
+        replace(tiny.config(), closed_term=True)
 
 
 def test_labels_that_do_not_fit_are_refused() -> None:

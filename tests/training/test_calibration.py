@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ import tiny
 from taglens.data.batches import PictureSet
 from taglens.errors import DataError
 from taglens.evaluation.thresholds import best_uniform_threshold, fit_thresholds
-from taglens.models.recognizer import Recognition
+from taglens.models.recognizer import Recognition, Recognizer
 from taglens.training.calibration import Fitted, fit
 from taglens.training.recipes import logits_of, mean_ap
 
@@ -238,3 +238,29 @@ def test_the_mean_runs_over_tags_that_can_be_ranked() -> None:
     assert math.isnan(mean_ap(logits, pictures, least=3))
     _, (pictures,) = world((logits, present, [0, 1, 1, 1]))
     assert mean_ap(logits, pictures, least=1) == pytest.approx(second), "a tag out of reach is left out"
+
+
+def test_a_typed_tag_is_calibrated_like_the_middle_known_one() -> None:
+    """Known tags are asked as if typed; the rest of the fit knows nothing of it."""
+    rng = np.random.default_rng(0)
+    present = (rng.random((400, 4)) < [0.5, 0.3, 0.2, 0.1]).astype(np.uint8)
+    logits = (2.0 * (present - 0.5) + rng.standard_normal((400, 4))).astype(np.float32)
+    model, sets = world((logits, present, [1.0] * 4))
+    assert fit(model, tiny.vocabulary(4), sets).calibration.typed_offset == 0, "this model reads no text"
+
+    class Reader(Table):
+        """Reads its table doubled and shifted where labels are given from outside."""
+
+        bank = None
+
+        def with_labels(self, bank: object) -> Table:
+            return Table(self.logits.detach().numpy() * 2 - 3)
+
+    reader = Reader(logits)
+    reader.config = tiny.config(tags=4, descriptions=2)
+    found = fit(cast(Recognizer, reader), tiny.vocabulary(4), sets).calibration
+    whole = fit(model, tiny.vocabulary(4), sets).calibration
+    assert found.slope == whole.slope and np.allclose(found.offsets, whole.offsets)
+    assert found.typed_slope == pytest.approx(whole.slope / 2, rel=0.15)
+    assert found.typed_offset == pytest.approx(np.median(whole.offsets) + 3 * found.typed_slope, abs=0.4)
+    assert 0 < found.typed_threshold < 1

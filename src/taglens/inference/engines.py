@@ -148,9 +148,8 @@ class TorchEngine:
         import torch
 
         with torch.inference_mode():
-            tokens = self._model.tokens(torch.from_numpy(pixels).to(self._device))
-            found = self._model.score(tokens)
-            given = (torch.sigmoid(found.logits), found.pooled, tokens)
+            found = self._model(torch.from_numpy(pixels).to(self._device))
+            given = (torch.sigmoid(found.logits), found.pooled, found.tokens)
         return Output(*(value.float().cpu().numpy() for value in given))
 
     def ask(self, tokens: Array, embeddings: Array, counts: npt.NDArray[np.int64]) -> Array:

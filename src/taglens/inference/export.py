@@ -50,12 +50,13 @@ class Calibration:
     Attributes:
         slope: one positive number, so that no tag's ranking of pictures changes.
         offsets: float32 [T].
-        typed_offset: the offset of a tag that a user types.
+        typed_slope, typed_offset: the same for a tag that a user types.
         typed_threshold: the lowest calibrated score at which such a tag is given.
     """
 
     slope: float
     offsets: npt.NDArray[np.float32]
+    typed_slope: float = 1.0
     typed_offset: float = 0.0
     typed_threshold: float = 0.5
 
@@ -141,9 +142,9 @@ def _export_tags(model: Recognizer, calibration: Calibration, path: Path, *, hal
             self.register_buffer("offsets", torch.from_numpy(calibration.offsets))
 
         def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            tokens = self.model.tokens(pixels)
-            found = self.model.score(tokens)
-            return torch.sigmoid(calibration.slope * found.logits + self.offsets), found.pooled, tokens
+            found = self.model(pixels)
+            scores = torch.sigmoid(calibration.slope * found.logits + self.offsets)
+            return scores, found.pooled, found.tokens
 
     side = model.config.side
     whole = Tags().eval()
@@ -169,7 +170,8 @@ def _export_labels(model: Recognizer, calibration: Calibration, path: Path, *, h
             self, tokens: torch.Tensor, embeddings: torch.Tensor, counts: torch.Tensor
         ) -> torch.Tensor:
             asked = self.model.with_labels(DescriptionBank(embeddings, counts))
-            return torch.sigmoid(calibration.slope * asked.score(tokens).logits + calibration.typed_offset)
+            logits = asked.score(tokens).logits
+            return torch.sigmoid(calibration.typed_slope * logits + calibration.typed_offset)
 
     config = model.config
     rng = np.random.default_rng(0)

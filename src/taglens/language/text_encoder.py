@@ -27,7 +27,6 @@ from taglens.language.lemmas import singular
 from taglens.language.tagger import tokenize
 
 Floats = npt.NDArray[np.float32]
-SHIPPED = "encoder.npz"
 _SHORTEST, _LONGEST = 3, 5
 _MOST_KEPT = 50_000
 
@@ -175,8 +174,8 @@ class TextEncoder:
 
 @lru_cache(maxsize=1)
 def shipped() -> TextEncoder:
-    """The encoder inside the package."""
-    return TextEncoder.load(Path(str(files("taglens"))) / "assets" / "text" / SHIPPED)
+    """The encoder inside the package, which is the starter model's."""
+    return TextEncoder.load(Path(str(files("taglens"))) / "assets" / "starter" / "text.npz")
 
 
 def words_of(text: str) -> list[str]:

@@ -106,7 +106,25 @@ def from_pretrained(folder: str | os.PathLike[str]) -> tuple[Recognizer, Vocabul
 
 
 # What belongs to one vocabulary and cannot go to a model of another.
-_PER_TAG = ("bank.embeddings", "pooled_bias")
+_PER_TAG = ("bank.embeddings", "pooled_bias", "closed.read.")
+
+
+def keeps_closed_term(folder: str | os.PathLike[str]) -> bool:
+    """Whether a model that reads its labels and starts from this folder can keep what was learned of them."""
+    config = RecognizerConfig.from_dict(read_config(Path(folder))["recognizer"])
+    return config.closed_term or (config.descriptions == 0 and config.pooled_term)
+
+
+def _closed_term(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The pooled term of a model with learned labels, as the weights of a `ClosedTerm`."""
+    return {
+        "closed.project.weight": state["project.weight"],
+        "closed.project.bias": state["project.bias"],
+        "closed.norm.weight": state["pooled_norm.weight"],
+        "closed.norm.bias": state["pooled_norm.bias"],
+        "closed.read.weight": state["pooled_scale"].exp() * state["bank.embeddings"],
+        "closed.read.bias": state["pooled_bias"],
+    }
 
 
 def start_from(
@@ -120,7 +138,8 @@ def start_from(
 
     Encoder, projection and decoder are taken over and must fit; learned label embeddings are taken over for the tags
     that both vocabularies hold, the others keep their fresh values. Labels that were read from text stay the model's
-    own. Where one model learned its labels and the other reads them, what reads labels starts anew.
+    own. Where one model learned its labels and the other reads them, what reads labels starts anew, and what was
+    learned of the labels is kept as the closed term, where the configuration has one.
 
     Args:
         fresh_parts: names of parts ("decoder") that are not taken over.
@@ -142,6 +161,8 @@ def start_from(
             raise ModelError(f"the model has no part {part!r} to start anew; it has {', '.join(parts)}")
     # Parts that start anew are neither taken over nor compared.
     anew = tuple(f"{part}." for part in fresh_parts)
+    if model.config.closed_term and not any(key.startswith("closed.") for key in state):
+        state |= _closed_term(state)
     reads, read = (
         model.config.descriptions > 0,
         RecognizerConfig.from_dict(row["recognizer"]).descriptions > 0,

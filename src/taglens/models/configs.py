@@ -112,6 +112,8 @@ class RecognizerConfig:
             embedding; more, re-weighted by the picture.
         pooled_term: add the scaled product of the projected pooled token and the label embedding to the decoder's
             logit. Published models have none; at the starter's size it lets the encoder learn sooner.
+        closed_term: keep, beside labels that are texts, what an earlier model learned about its own tags.
+        open_share: how much the decoder's answer counts beside the closed term's.
         side: side in pixels of the square that the model was last trained on.
     """
 
@@ -122,6 +124,8 @@ class RecognizerConfig:
     label_width: int = 192
     descriptions: int = 0
     pooled_term: bool = True
+    closed_term: bool = False
+    open_share: float = 0.5
     side: int = 128
 
     def __post_init__(self) -> None:
@@ -134,6 +138,10 @@ class RecognizerConfig:
             raise ModelError(
                 f"RecognizerConfig: re-weighting compares tokens and labels: token_width {self.token_width} must "
                 f"equal label_width {self.label_width}"
+            )
+        if self.closed_term and not self.descriptions:
+            raise ModelError(
+                "RecognizerConfig: a closed term stands beside labels that are texts, these are learned"
             )
         if self.pooled_term and self.token_width != self.label_width:
             raise ModelError(

@@ -31,13 +31,36 @@ class Recognition:
         logits: [B, J], the model's answer: the sum of its terms.
         decoder_logits: [B, J], the decoder's term alone.
         pooled_logits: [B, T], the pooled term alone and for every tag, None where the model has no such term.
-        pooled: [B, K], the projected pooled token.
+        tokens: [B, 1 + N, K], the projected tokens; the first is the pooled one.
     """
 
     logits: Tensor
     decoder_logits: Tensor
     pooled_logits: Tensor | None
-    pooled: Tensor
+    tokens: Tensor
+
+    @property
+    def pooled(self) -> Tensor:
+        """[B, K], the picture's own vector."""
+        return self.tokens[:, 0]
+
+
+class ClosedTerm(nn.Module):
+    """What a model learned about the tags it was trained on: the encoder's pooled token [B, C] to logits [B, T].
+
+    The pooled term of a model whose label embeddings were learned, kept when its labels become texts: a text says
+    what a tag shares with others, an embedding of its own also what it does not.
+    """
+
+    def __init__(self, encoder_width: int, width: int, tags: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(encoder_width, width)
+        self.norm = nn.LayerNorm(width)
+        self.read = nn.Linear(width, tags)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.read(self.norm(self.project(pooled)))
+        return logits
 
 
 class Recognizer(nn.Module):
@@ -66,6 +89,9 @@ class Recognizer(nn.Module):
                     nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width + 1)
                 )
 
+        if config.closed_term:
+            self.closed = ClosedTerm(config.encoder.out_width, config.token_width, config.tags)
+
     def with_labels(self, bank: LabelBank) -> Recognizer:
         """The same weights asking about other labels: the open vocabulary. A new object; this one is unchanged.
 
@@ -83,7 +109,8 @@ class Recognizer(nn.Module):
         many = 1 if isinstance(bank, EmbeddedBank) else bank.embeddings.shape[1]
         other = copy.copy(self)
         other._modules = dict(self._modules)
-        other.config = replace(self.config, tags=len(bank), descriptions=many)
+        other._modules.pop("closed", None)
+        other.config = replace(self.config, tags=len(bank), descriptions=many, closed_term=False)
         if isinstance(bank, DescriptionBank) and isinstance(self.bank, DescriptionBank):
             bank.sharpness = self.bank.sharpness
         other.bank = bank
@@ -91,7 +118,13 @@ class Recognizer(nn.Module):
 
     def forward(self, images: Tensor, chosen: Tensor | None = None) -> Recognition:
         """Score the tags at the columns ``chosen`` [J], by default all."""
-        return self.score(self.tokens(images), chosen)
+        seen = self.encoder(images)
+        found = self.score(self.project(seen), chosen)
+        if not self.config.closed_term:
+            return found
+        closed = self.closed(seen[:, 0])
+        own = closed if chosen is None else closed[:, chosen]
+        return replace(found, logits=own + self.config.open_share * found.decoder_logits)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Projected tokens [B, 1 + N, K] of images [B, 3, S, S]; token 0 is the pooled one."""
@@ -99,14 +132,12 @@ class Recognizer(nn.Module):
         return projected
 
     def score(self, tokens: Tensor, chosen: Tensor | None = None) -> Recognition:
-        """The same from tokens [B, 1 + N, K], as `tokens` gives them."""
+        """The same from tokens [B, 1 + N, K], as `tokens` gives them, but without the closed term."""
         answer = self.decoder(self.bank(tokens[:, 0], chosen), tokens)
         if not self.config.pooled_term:
-            return Recognition(answer, answer, None, tokens[:, 0])
+            return Recognition(answer, answer, None, tokens)
         pooled = self.pooled_logits(tokens)
-        return Recognition(
-            answer + (pooled if chosen is None else pooled[:, chosen]), answer, pooled, tokens[:, 0]
-        )
+        return Recognition(answer + (pooled if chosen is None else pooled[:, chosen]), answer, pooled, tokens)
 
     def pooled_logits(self, tokens: Tensor) -> Tensor:
         """The pooled term [B, T] of tokens [B, 1 + N, K]; only where the configuration has one."""

@@ -65,8 +65,49 @@ def fit(model: Recognizer, vocabulary: Vocabulary, sets: Sequence[PictureSet], *
     """
     if not sets:
         raise DataError("no held-out pictures to calibrate on; give shard folders with a val split")
+    groups = _groups(model, sets)
+    slope = _slope(groups)
+    # A tag that no source reaches was never trained either: it keeps silent.
+    offsets = np.full(len(vocabulary), -10.0, np.float32)
+    thresholds: npt.NDArray[np.float64] = np.full(len(vocabulary), np.nan)
+    fitted: list[npt.NDArray[np.intp]] = []
+    for group in groups:
+        offsets[group.columns] = _offsets(group, slope)
+        enough = group.present.sum(0) >= least
+        fitted.append(group.columns[enough])
+        thresholds[group.columns] = _thresholds(group, slope, offsets[group.columns], enough)
+    typed = {} if model.config.descriptions == 0 else _typed(model, sets, least)
+    stored = [None if np.isnan(t) else _shortest(t) for t in thresholds]
+    own = sum(len(columns) for columns in fitted)
+    return Fitted(Calibration(slope, offsets, **typed), vocabulary.with_thresholds(stored), own)
+
+
+def _typed(model: Recognizer, sets: Sequence[PictureSet], least: int) -> dict[str, float]:
+    """Slope, offset and threshold for a tag that a user types.
+
+    Every known tag is asked as if it had been typed; what nobody has held-out pictures of is then treated like the
+    middle one of those that have some.
+    """
+    groups = _groups(model.with_labels(model.bank), sets)
+    slope = _slope(groups)
+    offsets, thresholds = [], []
+    for group in groups:
+        enough = group.present.sum(0) >= least
+        fitted = _offsets(group, slope)
+        offsets.append(fitted[enough])
+        thresholds.append(_thresholds(group, slope, fitted, enough)[enough])
+    if not sum(map(len, offsets)):
+        return {"typed_slope": slope}
+    return {
+        "typed_slope": slope,
+        "typed_offset": float(np.median(np.concatenate(offsets))),
+        "typed_threshold": _shortest(float(np.nanmedian(np.concatenate(thresholds)))),
+    }
+
+
+def _groups(model: Recognizer, sets: Sequence[PictureSet]) -> list[_Group]:
     logits = [logits_of(model, s, side=model.config.side) for s in sets]
-    groups = [
+    return [
         _Group(
             columns,
             np.concatenate([logits[s][:, columns] for s in reach]),
@@ -75,33 +116,18 @@ def fit(model: Recognizer, vocabulary: Vocabulary, sets: Sequence[PictureSet], *
         )
         for reach, columns in _by_reach(sets).items()
     ]
-    slope = float(min(_SLOPES, key=lambda tried: sum(_cost(group, tried) for group in groups)))
-    # A tag that no source reaches was never trained either: it keeps silent.
-    offsets = np.full(len(vocabulary), -10.0, np.float32)
-    thresholds: npt.NDArray[np.float64] = np.full(len(vocabulary), np.nan)
-    fitted: list[npt.NDArray[np.intp]] = []
-    for group in groups:
-        offsets[group.columns] = _offsets(group, slope)
-    for group in groups:
-        scores = Calibration(slope, offsets[group.columns]).apply(group.logits)
-        enough = group.present.sum(0) >= least
-        # A tag seen too seldom is handed over without positives: it then takes the shared threshold.
-        thresholds[group.columns] = fit_thresholds(
-            scores, np.where(enough, group.present, 0).astype(np.uint8)
-        )
-        fitted.append(group.columns[enough])
-    own = np.concatenate(fitted)
-    # A tag that nobody held out is treated like the middle one of those that were.
-    typed = (
-        {}
-        if not len(own)
-        else {
-            "typed_offset": float(np.median(offsets[own])),
-            "typed_threshold": _shortest(float(np.nanmedian(thresholds[own]))),
-        }
-    )
-    stored = [None if np.isnan(t) else _shortest(t) for t in thresholds]
-    return Fitted(Calibration(slope, offsets, **typed), vocabulary.with_thresholds(stored), len(own))
+
+
+def _slope(groups: Sequence[_Group]) -> float:
+    return float(min(_SLOPES, key=lambda tried: sum(_cost(group, tried) for group in groups)))
+
+
+def _thresholds(
+    group: _Group, slope: float, offsets: npt.NDArray[np.float32], enough: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """[C]. A tag seen too seldom is handed over without positives: it then takes the shared threshold."""
+    scores = Calibration(slope, offsets).apply(group.logits)
+    return fit_thresholds(scores, np.where(enough, group.present, 0).astype(np.uint8))
 
 
 def _weights(pictures: PictureSet, columns: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:

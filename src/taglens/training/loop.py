@@ -60,6 +60,7 @@ class LoopConfig:
         steps: number of updates.
         side: side of the training pictures in pixels.
         lr: peak learning rate; warmup: steps to reach it.
+        decay, decay_every: multiply the rate by ``decay`` after every so many steps; None: half a cosine instead.
         clip: largest gradient norm.
         average: decay of the weight average that is evaluated and saved.
         checkpoint_every, evaluate_every: in steps; 0 only at the end.
@@ -73,6 +74,8 @@ class LoopConfig:
     side: int = 128
     lr: float = 1e-3
     warmup: int = 200
+    decay: float | None = None
+    decay_every: int = 0
     weight_decay: float = 0.05
     clip: float = 1.0
     average: float = 0.999
@@ -90,6 +93,8 @@ class LoopConfig:
             raise UsageError(
                 f"steps {self.steps}, side {self.side} and lr {self.lr} must be at least 1, at least 8 and above 0"
             )
+        if self.decay is not None and self.decay_every < 1:
+            raise UsageError(f"a decay of {self.decay} needs the steps after which it applies, at least 1")
         if self.accumulate < 1:
             raise UsageError(f"accumulate {self.accumulate} is below 1")
         if self.precision not in ("fp32", "bf16"):
@@ -149,7 +154,14 @@ def train(
             log.flush()
 
         for step in range(start, config.steps):
-            lr = rate(step, steps=config.steps, warmup=config.warmup, peak=config.lr)
+            lr = rate(
+                step,
+                steps=config.steps,
+                warmup=config.warmup,
+                peak=config.lr,
+                decay=config.decay,
+                every=config.decay_every,
+            )
             for group in optimizer.param_groups:
                 group["lr"] = lr
             batch = stream.batch(step)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from taglens.data.batches import Batch
 from taglens.models.recognizer import Recognizer
@@ -153,8 +152,8 @@ class TagObjective:
             pooled = model.pooled_texts(tokens[asked.described], asked.texts)
             named["pooled_text"] = self._texts(pooled, asked.matches) / totals.captioned
         if asked.taught is not None and self._weighs("distil"):
-            gap = F.normalize(tokens[:, 0].float(), dim=-1) - F.normalize(asked.taught.float(), dim=-1)
-            named["distil"] = gap.abs().mean(1).sum() / totals.pictures
+            gap = (tokens[:, 0] - asked.taught).abs().float()
+            named["distil"] = gap.mean(1).sum() / totals.pictures
         return named
 
     def total(self, named: Mapping[str, Tensor]) -> Tensor:

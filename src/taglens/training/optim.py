@@ -27,10 +27,25 @@ def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.Ad
     )
 
 
-def rate(step: int, *, steps: int, warmup: int, peak: float, floor: float = 0.01) -> float:
-    """Linear warm-up over ``warmup`` steps, then half a cosine down to ``floor * peak``."""
+def rate(
+    step: int,
+    *,
+    steps: int,
+    warmup: int,
+    peak: float,
+    floor: float = 0.01,
+    decay: float | None = None,
+    every: int = 0,
+) -> float:
+    """Linear warm-up over ``warmup`` steps, then half a cosine down to ``floor * peak``.
+
+    With ``decay`` the rate is instead multiplied by it after every ``every`` steps, counted from the first: the
+    papers' schedule, an epoch each.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
+    if decay is not None:
+        return peak * decay ** (step // every)
     along = (step - warmup) / max(1, steps - warmup)
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, along))))
 
@@ -53,8 +68,8 @@ class Average(Generic[Model]):
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         mine = [p.detach() for p in self.model.parameters()]
-        torch._foreach_mul_(mine, decay)
-        torch._foreach_add_(mine, [p.detach() for p in model.parameters()], alpha=1 - decay)
+        # As a step towards the new value, so that what stands still is left exactly as it is.
+        torch._foreach_lerp_(mine, [p.detach() for p in model.parameters()], 1 - decay)
         for buffer, fresh in zip(self.model.buffers(), model.buffers(), strict=True):
             if buffer.is_floating_point():
                 buffer.lerp_(fresh, 1 - decay)

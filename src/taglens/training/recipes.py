@@ -6,9 +6,11 @@ model of the one before; the commands stand in the model card.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +20,21 @@ from taglens.data.batches import BatchStream, PictureSet, decode_set
 from taglens.data.shards import ShardSet
 from taglens.errors import MismatchError, UsageError
 from taglens.evaluation.metrics import average_precisions
-from taglens.inference.bundle import TEXT
+from taglens.inference.bundle import TEXT, checksum
 from taglens.language.descriptions import prompts
 from taglens.language.text_encoder import TextEncoder
-from taglens.models.checkpoint import save_pretrained, start_from
+from taglens.models.checkpoint import WEIGHTS, keeps_closed_term, save_pretrained, start_from
 from taglens.models.configs import ConvNetConfig, EncoderConfig, HybridConfig, RecognizerConfig
 from taglens.models.label_bank import DescriptionBank
 from taglens.models.recognizer import Recognizer
 from taglens.training import cached, parallel
 from taglens.training.augment import plain
-from taglens.training.loop import LoopConfig, Progress, train
+from taglens.training.loop import STATE, LoopConfig, Progress, train
 from taglens.training.objectives import TagObjective
 from taglens.vocabulary import Vocabulary
 
 ENCODERS: Mapping[str, EncoderConfig] = {"convnet": ConvNetConfig(), "hybrid": HybridConfig()}
-MODEL_FOLDER = "model"
+MODEL_FOLDER, SETTINGS = "model", "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ def run(
 ) -> Path:
     """Decode, train, save; returns the folder that `from_pretrained` reads.
 
+    ``out/run.json`` says what the run is made of; a run that goes on must be made of the same.
+
     Validation splits, where a source has one, are scored with the averaged weights when the run ends and every
     ``evaluate_every`` steps; the figures go to the log.
     """
@@ -128,12 +132,17 @@ def run(
     unknown = sorted(set(config.shares) - known)
     if unknown:
         raise UsageError(f"a share is given for {unknown[0]!r}; the sources are {', '.join(sorted(known))}")
+    if len(known) < len(sources):
+        raise UsageError(
+            "two shard folders have the same name, by which shares and figures are told apart: rename one"
+        )
     # Before anything random: the same seed starts from the same weights.
     torch.manual_seed(config.loop.seed)
-    model = _fresh(config, vocabulary)
+    model = _fresh(config, vocabulary, closed=start is not None and keeps_closed_term(start))
     if start is not None:
         fresh = start_from(model, start, vocabulary, fresh_parts=config.fresh_parts)
         say(f"starting from {start}; {len(fresh)} of {len(vocabulary)} tags are new")
+    _note_settings(out, sources, config, start)
     used = [source for source in sources if not config.shares or config.shares.get(source.name, 0) > 0]
     sets = [_decoded(source, vocabulary, "train", config.stored_side, config, say) for source in used]
     held = [
@@ -171,18 +180,64 @@ def run(
     return out / MODEL_FOLDER
 
 
+def _note_settings(out: Path, sources: Sequence[ShardSet], config: RunConfig, start: Path | None) -> None:
+    """Write what decides a run's outcome beside its loop's settings, or compare it where the run goes on.
+
+    Raises:
+        MismatchError: the run was begun with something else; the message names what.
+    """
+    objective = {key: value for key, value in _fields(config.objective).items() if key != "frequency"}
+    settings: dict[str, Any] = {
+        "shards": {source.name: source.plan.configuration for source in sources},
+        "shares": dict(config.shares),
+        "batch_size": config.batch_size,
+        "objective": objective,
+        "encoder": _fields(config.encoder),
+        "init": None if start is None else checksum(start / WEIGHTS),
+        "fresh": list(config.fresh_parts),
+        "text_encoder": None if config.text is None else config.text.fingerprint,
+        "views": config.views,
+        "store_scale": config.store_scale,
+    }
+    settings = json.loads(json.dumps(settings))
+    path = out / SETTINGS
+    if (out / STATE).exists() and path.exists():
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        other = sorted(key for key in settings if begun.get(key) != settings[key])
+        if other:
+            raise MismatchError(
+                f"{out} holds a run that was begun with other {', '.join(other)}",
+                expected=", ".join(f"{key} {json.dumps(begun.get(key))}" for key in other),
+                found=", ".join(json.dumps(settings[key]) for key in other),
+                cure="Give the same settings to resume it, or another --out to start anew.",
+            )
+    if parallel.rank() == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        beside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        beside.replace(path)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The fields of a frozen value, mappings as plain ones."""
+    found = {each.name: getattr(value, each.name) for each in fields(value)}
+    return {key: dict(field) if isinstance(field, Mapping) else field for key, field in found.items()}
+
+
 def text_bank(vocabulary: Vocabulary, text: TextEncoder) -> DescriptionBank:
     """The label bank of a vocabulary: each tag's name and descriptions, embedded."""
     return DescriptionBank.ragged([torch.from_numpy(text(prompts(entry))) for entry in vocabulary])
 
 
-def _fresh(config: RunConfig, vocabulary: Vocabulary) -> Recognizer:
+def _fresh(config: RunConfig, vocabulary: Vocabulary, *, closed: bool) -> Recognizer:
     plain = RecognizerConfig(encoder=config.encoder, tags=len(vocabulary), side=config.loop.side)
     if config.text is None:
         return Recognizer(plain)
     bank = text_bank(vocabulary, config.text)
     width, most = config.text.width, bank.embeddings.shape[1]
-    model = Recognizer(replace(plain, label_width=width, token_width=width, descriptions=most))
+    model = Recognizer(
+        replace(plain, label_width=width, token_width=width, descriptions=most, closed_term=closed)
+    )
     model.bank = bank
     return model
 
