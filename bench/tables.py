@@ -110,6 +110,17 @@ def open_tags() -> str:
     return "\n".join(lines)
 
 
+def full_size() -> str:
+    row = newest("full_size")
+    f, s = row["figures"], row["settings"]
+    return (
+        f"{f['parameters_millions']:.0f} million parameters, {f['label_values_millions']:.0f} million label values, "
+        f"batch {s['batch_size']}, {s['side']} px, {s['precision']}, {s['threads']} threads: first update "
+        f"{f['first_update_s']:.0f} s, second {f['second_update_s']:.0f} s, {f['peak_memory_gib']:.1f} GiB at most. "
+        f"{origin(row)}"
+    )
+
+
 def best_and_worst() -> str:
     found = newest("quality")["figures"]["flickr8k"]
     said = {
@@ -193,6 +204,7 @@ def training() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "heads": heads,
     "evidence": evidence,
+    "full_size": full_size,
     "open_tags": open_tags,
     "quality": quality,
     "best": best_and_worst,

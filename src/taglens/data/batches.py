@@ -33,6 +33,7 @@ class PictureSet:
         absent_weight: float32 [T]: how far a tag that was not given counts as absent; 1 is a negative, 0 unknown.
         texts: float32 [N, M, L], the captions' embeddings; None where they were not asked for.
         text_counts: int64 [N], how many of the M are a picture's own.
+        taught: float32 [N, K], what a teacher makes of each picture; None without a teacher.
     """
 
     name: str
@@ -41,6 +42,7 @@ class PictureSet:
     absent_weight: npt.NDArray[np.float32]
     texts: npt.NDArray[np.float32] | None = None
     text_counts: npt.NDArray[np.int64] | None = None
+    taught: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -56,6 +58,7 @@ class Batch:
         weights: float32 [B, T], 0 where unknown.
         texts: float32 [D, L], one caption's embedding for each picture that has captions; D is 0 without any.
         described: int64 [D], which rows of the batch these are.
+        taught: float32 [B, K]; None without a teacher.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -63,6 +66,7 @@ class Batch:
     weights: npt.NDArray[np.float32]
     texts: npt.NDArray[np.float32]
     described: npt.NDArray[np.int64]
+    taught: npt.NDArray[np.float32] | None = None
 
 
 def decode_set(
@@ -153,6 +157,10 @@ class BatchStream:
             raise DataError(
                 f"a stream needs sources and a batch size of at least 1, found {len(sets)} and {batch_size}"
             )
+        if len({s.taught is None for s in sets}) > 1:
+            raise DataError(
+                f"some sources have a teacher's features and some have none: {[s.name for s in sets]}"
+            )
         given = np.array([len(s) if shares is None else shares.get(s.name, 0.0) for s in sets], np.float64)
         if given.sum() <= 0:
             raise DataError(f"no source has a share above 0: {[s.name for s in sets]}")
@@ -207,7 +215,8 @@ class BatchStream:
 
     def batch(self, number: int) -> Batch:
         """Batch ``number``, the same whenever it is asked for."""
-        pixels, targets, weights, texts, described = [], [], [], [], []
+        pixels, targets, weights = [], [], []
+        texts, described, taught = [], [], []
         rng = np.random.default_rng((self.seed, len(self.sets), number))
         first = 0
         for source, rows in self.members(number):
@@ -221,6 +230,8 @@ class BatchStream:
             present = s.present[rows].astype(np.float32)
             pixels.append(s.pixels[rows])
             targets.append(present)
+            if s.taught is not None:
+                taught.append(s.taught[rows])
             weights.append(np.where(present > 0, np.float32(1), s.absent_weight))
         return Batch(
             np.concatenate(pixels),
@@ -228,4 +239,5 @@ class BatchStream:
             np.concatenate(weights),
             np.concatenate(texts) if texts else np.zeros((0, 0), np.float32),
             np.concatenate(described) if described else np.zeros(0, np.int64),
+            np.concatenate(taught) if taught else None,
         )

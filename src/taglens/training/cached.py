@@ -65,6 +65,18 @@ def encode(
     return found
 
 
+def teach(
+    pictures: PictureSet, teacher: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
+) -> PictureSet:
+    """The set with what a frozen teacher makes of its pictures, for distillation.
+
+    Args:
+        teacher: uint8 [B, S, S, 3] to float32 [B, K], as wide as the model's tokens (the papers: CLIP).
+    """
+    rows = [teacher(pictures.pixels[start : start + _AT_ONCE]) for start in range(0, len(pictures), _AT_ONCE)]
+    return replace(pictures, taught=np.concatenate(rows))
+
+
 def look(model: Recognizer, batch: Batch, rows: npt.NDArray[np.intp], generator: torch.Generator) -> Tensor:
     """Tokens [R, 1 + P, K] of the rows of a batch drawn from such sets: what the loop takes in place of pictures."""
     device = next(model.parameters()).device

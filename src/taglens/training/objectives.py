@@ -74,6 +74,7 @@ class Asked:
             texts,
             torch.from_numpy(batch.described).to(device),
             torch.eye(len(texts), device=device),
+            None if batch.taught is None else torch.from_numpy(batch.taught).to(device),
         )
 
     def part(self, rows: Tensor) -> Asked:
