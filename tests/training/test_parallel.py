@@ -77,6 +77,19 @@ def test_parts_make_the_update_of_the_whole(tmp_path: Path) -> None:
         assert alike(run(tmp_path / str(accumulate), accumulate=accumulate), whole), accumulate
 
 
+def test_a_part_without_captions_leaves_it_to_the_others(tmp_path: Path) -> None:
+    """Where only captions are asked, one picture at a time: some parts have nothing to say, none stops the run."""
+    stream = BatchStream([captioned("a", 9, seed=0)], batch_size=7, seed=3)
+    losses = []
+    for accumulate in (1, 7):
+        model = reader()
+        objective = TagObjective(weights={"text": 1.0})
+        config = replace(CONFIG, steps=1, accumulate=accumulate)
+        train(model, stream, objective, config, out=tmp_path / str(accumulate))
+        losses.append(json.loads((tmp_path / str(accumulate) / "log.jsonl").read_text())["text"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def worker(out: str) -> None:
     """What each of several processes runs."""
     assert parallel.start("cpu") == "cpu"

@@ -234,6 +234,9 @@ def _step(
             named = objective.losses(
                 model, tokens, whole.part(torch.from_numpy(rows).to(device)), generator=generator
             )
+            if not named and len(rows) < len(batch.targets):
+                # A part without captions where nothing else is asked; the others speak for it.
+                continue
             total = objective.total(named)
         if not total.requires_grad:
             raise UsageError(

@@ -159,6 +159,8 @@ class TagObjective:
 
     def total(self, named: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum."""
+        if not named:
+            return torch.zeros(())
         terms = [value * self.weights.get(name, 0.0) for name, value in named.items()]
         return torch.stack(terms).sum()
 
