@@ -47,6 +47,8 @@ HEAVY = {
     "rich": set[str](),
     "sklearn": set[str](),
     "skimage": set[str](),
+    "matplotlib": set[str](),
+    "wordcloud": set[str](),
 }
 
 

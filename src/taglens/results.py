@@ -95,6 +95,10 @@ class Prediction:
         return to_line(self.to_dict())
 
 
+# Made once: `json.dumps` with these settings makes one per call.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
 def to_line(row: Mapping[str, Any]) -> str:
     """One JSON line: UTF-8 kept, no NaN, no line break inside."""
-    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(row)

@@ -17,6 +17,7 @@ import math
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from taglens.errors import MismatchError, VocabularyError
+from taglens.errors import MismatchError, UsageError, VocabularyError
 from taglens.results import Kind, Tag
 
 FORMAT_VERSION = 1
@@ -79,6 +80,9 @@ class Entry:
             raise VocabularyError(f"tag {self.name!r} has threshold {self.threshold}; expected 0 to 1")
         if self.count < 0:
             raise VocabularyError(f"tag {self.name!r} has count {self.count}; expected 0 or more")
+        for language, name in self.translations.items():
+            if not normalise(name):
+                raise VocabularyError(f"tag {self.name!r} has an empty name in {language!r}; leave it out")
 
     @property
     def id(self) -> str:
@@ -106,7 +110,12 @@ class Entry:
 _ENTRY_FIELDS = {"id", *Entry.__dataclass_fields__}
 
 
-def _entry(row: Any, where: str) -> Entry:
+def read_entry(row: Any, where: str) -> Entry:
+    """A tag from a row of a vocabulary file; ``where`` opens the message of what is refused.
+
+    Raises:
+        VocabularyError: an unknown field, a value of the wrong type, or an id that does not fit kind and name.
+    """
     if not isinstance(row, dict) or not isinstance(row.get("name"), str):
         raise VocabularyError(f"{where}: expected an object with a name, found {str(row)[:80]}")
     unknown = row.keys() - _ENTRY_FIELDS
@@ -215,13 +224,19 @@ class Vocabulary:
         except KeyError:
             raise VocabularyError(f"no tag {id!r} in vocabulary {self.ref}") from None
 
-    def find(self, text: str, *, kinds: Sequence[Kind] | None = None) -> int | None:
+    def find(
+        self, text: str, *, kinds: Sequence[Kind] | None = None, language: str | None = None
+    ) -> int | None:
         """The column that a word means, or None.
 
-        Names go before synonyms; among homographs the larger corpus count wins (ties: the earlier).
+        Names in ``language``, if one is given, go before names and these before synonyms; among homographs the
+        larger corpus count wins (ties: the earlier). A translation "desk/spreadsheet" is found by either part.
         """
         key = normalise(text)
-        for table in (self._by_name, self._by_synonym):
+        tables = [self._by_name, self._by_synonym]
+        if language is not None:
+            tables = [*self._by_translation(language), *tables]
+        for table in tables:
             found = [p for p in table.get(key, ()) if kinds is None or self.entries[p].kind in kinds]
             if found:
                 return max(found, key=lambda p: (self.entries[p].count, -p))
@@ -242,6 +257,34 @@ class Vocabulary:
                 )
         return closed
 
+    # -- languages -------------------------------------------------------------------------------
+
+    @property
+    def languages(self) -> dict[str, int]:
+        """Language code -> how many tags have a name in it; by code."""
+        counts = Counter(language for entry in self.entries for language in entry.translations)
+        return dict(sorted(counts.items()))
+
+    def require_language(self, language: str) -> None:
+        """Raise UsageError, naming the languages that there are, for one in which no tag has a name."""
+        if language not in self.languages:
+            there = ", ".join(f"{code} ({count} tags)" for code, count in self.languages.items())
+            raise UsageError(
+                f"no tag of {self.ref} has a name in {language!r}; languages: {there or 'none'}. Names are added "
+                f"with: taglens vocabulary import FILE --translations {language}=NAMES.txt --out OUT.jsonl"
+            )
+
+    def _by_translation(self, language: str) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+        """Whole names in a language, and the parts of those like "desk/spreadsheet" -> columns."""
+        whole: dict[str, list[int]] = {}
+        parts: dict[str, list[int]] = {}
+        for position, entry in enumerate(self.entries):
+            name = entry.translations.get(language, "")
+            whole.setdefault(normalise(name), []).append(position)
+            for part in name.split("/"):
+                parts.setdefault(normalise(part), []).append(position)
+        return {k: v for k, v in whole.items() if k}, {k: v for k, v in parts.items() if k}
+
     # -- scores to tags --------------------------------------------------------------------------
 
     def thresholds(self, *, default: float = DEFAULT_THRESHOLD) -> npt.NDArray[np.float32]:
@@ -249,12 +292,18 @@ class Vocabulary:
         return np.array([default if e.threshold is None else e.threshold for e in self.entries], np.float32)
 
     def select(
-        self, scores: npt.NDArray[np.float32], *, threshold: float | None = None, top: int | None = None
+        self,
+        scores: npt.NDArray[np.float32],
+        *,
+        threshold: float | None = None,
+        top: int | None = None,
+        language: str | None = None,
     ) -> tuple[Tag, ...]:
         """Scores [T] to tags by falling score: the one rule.
 
         A tag is given when ``score >= threshold``; hidden tags never are. The threshold cuts first, then
-        ``top`` (None or 0: no limit). ``threshold=None`` takes the stored ones.
+        ``top`` (None or 0: no limit). ``threshold=None`` takes the stored ones. Where a tag has a name in
+        ``language`` it is given under that one; its id stays.
         """
         if scores.shape != (len(self),):
             raise MismatchError(
@@ -270,7 +319,8 @@ class Vocabulary:
         for position in order:
             entry = self.entries[position]
             if not entry.hidden:
-                tags.append(Tag(entry.id, entry.name, entry.kind, float(scores[position])))
+                name = entry.name if language is None else entry.translations.get(language, entry.name)
+                tags.append(Tag(entry.id, name, entry.kind, float(scores[position])))
         return tuple(tags[:top] if top else tags)
 
     # -- making others ---------------------------------------------------------------------------
@@ -311,6 +361,11 @@ class Vocabulary:
         lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
         if not lines:
             raise VocabularyError(f"vocabulary {path} is empty: expected one tag a line")
+        if path.suffix.lower() in (".csv", ".tsv"):
+            raise VocabularyError(
+                f"{path} is a table, not a vocabulary file; make it one: taglens vocabulary import {path} --out "
+                f"{path.with_suffix('.jsonl')}"
+            )
         header: dict[str, Any] = {}
         if not lines[0][1].lstrip().startswith("{"):
             entries = [Entry(line.strip(), "object") for _, line in lines]
@@ -330,7 +385,7 @@ class Vocabulary:
                         f"{path} has vocabulary format {header['taglens_vocabulary']!r}; "
                         f"this release reads {FORMAT_VERSION}"
                     )
-            entries = [_entry(row, f"{path}, line {number}") for number, row in rows]
+            entries = [read_entry(row, f"{path}, line {number}") for number, row in rows]
         if not entries:
             raise VocabularyError(f"vocabulary {path} holds a header and no tags")
         vocabulary = cls(

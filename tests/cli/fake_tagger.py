@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from taglens.errors import ImageError, ModelError, VocabularyError
 from taglens.images import DEFAULT_MAX_PIXELS, load
 from taglens.inference.sources import Source
-from taglens.results import Failure, Prediction
+from taglens.results import Failure, Prediction, Tag
 from taglens.vocabulary import Entry, Vocabulary
 
 Array = npt.NDArray[np.uint8]
@@ -77,10 +78,12 @@ class FakeTagger:
         top: int | None = None,
         batch_size: int = 16,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        language: str | None = None,
     ) -> Iterator[Prediction]:
         self.calls.append(
             {"threshold": threshold, "top": top, "batch_size": batch_size, "max_pixels": max_pixels}
         )
+        select = partial(self.vocabulary.select, threshold=threshold, top=top, language=language)
         done = 0
         waiting = iter([sources] if isinstance(sources, Path | np.ndarray) else sources)
         # Reads ahead by whole batches, as an engine does.
@@ -88,11 +91,14 @@ class FakeTagger:
             for source in batch:
                 if done == self.interrupt_after:
                     raise KeyboardInterrupt
-                yield self._one(source, threshold, top, max_pixels)
+                yield self._one(source, select, max_pixels)
                 done += 1
 
     def _one(
-        self, source: Source | Path | Array, threshold: float | None, top: int | None, max_pixels: int
+        self,
+        source: Source | Path | Array,
+        select: Callable[[npt.NDArray[np.float32]], tuple[Tag, ...]],
+        max_pixels: int,
     ) -> Prediction:
         if isinstance(source, Path):
             source = Source.of(source)
@@ -115,7 +121,7 @@ class FakeTagger:
         return Prediction(
             width=picture.width,
             height=picture.height,
-            tags=self.vocabulary.select(scores, threshold=threshold, top=top),
+            tags=select(scores),
             notes=picture.notes,
             **named,
         )

@@ -112,11 +112,16 @@ class ProgressLine:
     WIDTH = 24
 
     def __init__(
-        self, total: int | None, *, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int | None,
+        *,
+        unit: str = "pictures",
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._active = is_terminal(self._stream) and (total is None or total > 1)
-        self._total = total
+        self._total, self._unit = total, unit
         self._clock = clock
         self._start = clock()
         self._drawn_at = float("-inf")
@@ -154,7 +159,7 @@ class ProgressLine:
             filled = bar(self._done / self._total, width=self.WIDTH)
             parts.append(f"{filled:<{self.WIDTH}}  {self._done}/{self._total}")
         else:
-            parts.append(f"{self._done} pictures")
+            parts.append(f"{self._done} {self._unit}")
         if self._failed:
             parts.append(f"{self._failed} failed")
         parts.append(f"{rate:.1f}/s")

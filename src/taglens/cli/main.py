@@ -28,7 +28,7 @@ class Home:
     Attributes:
         help: one line.
         function: in the module; unused where ``commands`` names several.
-        commands: sub-command -> function.
+        commands: sub-command -> function; ``module:function`` where it lives in a module of its own.
     """
 
     module: str
@@ -37,13 +37,13 @@ class Home:
     commands: Mapping[str, str] = field(default_factory=dict)
 
     def load(self, name: str) -> Any:
-        """Import the module and turn its function, or functions, into a command."""
-        module = import_module(self.module)
+        """Import the module, or modules, and turn the function, or functions, into a command."""
         app = typer.Typer(
             name=name, help=self.help, add_completion=False, no_args_is_help=bool(self.commands)
         )
-        for command, function in (self.commands or {name: self.function}).items():
-            app.command(command)(guarded(getattr(module, function)))
+        for command, home in (self.commands or {name: self.function}).items():
+            module, _, function = home.rpartition(":")
+            app.command(command)(guarded(getattr(import_module(module or self.module), function)))
         if self.commands:
             app.callback()(_nothing)
         return get_command(app)
@@ -59,8 +59,18 @@ HOMES: dict[str, Home] = {
     "parse": Home("taglens.cli.parse", "Turn captions into objects, attributes, actions and relations."),
     "vocabulary": Home(
         "taglens.cli.vocabulary",
-        "Build, show, check and compare vocabularies.",
-        commands={"build": "build", "show": "show", "check": "check", "diff": "diff"},
+        "Build, show, check, compare, export and import vocabularies.",
+        commands={
+            "build": "build",
+            "show": "show",
+            "check": "check",
+            "diff": "diff",
+            "export": "taglens.cli.vocabulary_files:export_file",
+            "import": "taglens.cli.vocabulary_files:import_file",
+            "stats": "taglens.cli.vocabulary_stats:stats",
+            "review": "taglens.cli.vocabulary_review:review",
+            "apply": "taglens.cli.vocabulary_review:apply",
+        },
     ),
     "shards": Home(
         "taglens.cli.shards",

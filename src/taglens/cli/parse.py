@@ -9,7 +9,7 @@ import gzip
 import os
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Annotated, TextIO
 
 import typer
 
+from taglens.cli.console import ProgressLine
 from taglens.errors import DataError, UsageError
-from taglens.language.parser import ParsedCaption, parse_lines
+from taglens.language.parser import in_processes, parse_lines
 from taglens.results import to_line
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -35,7 +36,9 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", help="Where the rows go; standard output by default.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Processes; 0 and 1 parse in this one.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Processes for --input; 0 is one per processor.")
+    ] = 0,
 ) -> int:
     """Parse a caption, or each line of a file, and write one JSON row per caption."""
     # UsageError: neither or both of TEXT and --input, a file that is not there, or negative workers.
@@ -44,7 +47,9 @@ def run(
         found = "neither" if text is None else "both"
         raise UsageError(f"Expected either TEXT or --input FILE, found {found}. Give exactly one of them.")
     if workers < 0:
-        raise UsageError(f"Expected --workers 0 or more, found {workers}. Use 0 for a single process.")
+        raise UsageError(
+            f"Expected --workers 0 or more, found {workers}. Use 0 for one per processor, 1 for this one."
+        )
     if output is not None and not output.parent.is_dir():
         raise UsageError(f"Expected a folder for --output at {output.parent}, found none. Create it first.")
     if text is not None and text != "-":
@@ -58,18 +63,30 @@ def run(
                 f"Expected a file of captions at {input}, found none. Check the path of --input."
             )
         captions = _file_lines(input)
-    rows = parse_lines(captions, workers=workers)
+    if text is not None or input is None or str(input) == "-":
+        # Line by line: who writes a caption may wait for its row before writing the next.
+        rows: Iterable[str] = (_rows([caption]) for caption in captions)
+    else:
+        rows = in_processes(_rows, captions, workers=workers)
     if output is None:
-        _write(rows, sys.stdout)
+        for part in rows:
+            sys.stdout.write(part)
         return 0
-    with _beside(output) as target:
-        _write(rows, target)
+    line, done = ProgressLine(None, unit="captions"), 0
+    try:
+        with _beside(output) as target:
+            for part in rows:
+                target.write(part)
+                done += part.count("\n")
+                line.reach(done)
+    finally:
+        line.clear()
     return 0
 
 
-def _write(rows: Iterable[ParsedCaption], target: TextIO) -> None:
-    for row in rows:
-        target.write(to_line(row.to_dict()) + "\n")
+def _rows(captions: Sequence[str]) -> str:
+    """JSON rows of captions; other processes call it, so that only text travels between them."""
+    return "".join(to_line(row.to_dict()) + "\n" for row in parse_lines(captions))
 
 
 def _stdin_lines() -> Iterator[str]:

@@ -24,9 +24,11 @@ from taglens.results import Prediction
 
 if TYPE_CHECKING:
     from taglens.inference.tagger import Tagger
-    from taglens.vocabulary import Vocabulary
+    from taglens.vocabulary import Entry, Vocabulary
 
 Show = Callable[[Prediction], None]
+
+MOST_NAMED = 10
 
 SKIPPED_WORDS = {
     "not_image": "no image",
@@ -44,6 +46,7 @@ class TagOptions:
         tags: names, synonyms or ids to choose among, or None for the model's own vocabulary; what the model was not
             taught is scored as text.
         add_tags: ``tags`` join the vocabulary instead of replacing it.
+        language: tags are given by their names in it, and ``tags`` may be written in it; None: the vocabulary's own.
         threshold: None takes the model's stored ones.
         top: at most this many tags; None or 0: no limit.
         max_pixels: None takes the library's limit.
@@ -53,6 +56,7 @@ class TagOptions:
     tags: tuple[str, ...] | None = None
     add_tags: bool = False
     vocabulary: Path | None = None
+    language: str | None = None
     threshold: float | None = None
     top: int | None = None
     batch_size: int = 16
@@ -80,8 +84,10 @@ class TagOptions:
 
 
 def split_tags(text: str | None) -> tuple[str, ...] | None:
-    """``"a, b"`` to names; empty pieces fall out; None stays None."""
-    return None if text is None else tuple(piece.strip() for piece in text.split(",") if piece.strip())
+    """``"a, b"`` to names; empty pieces fall out; None stays None. A full-width comma divides as well."""
+    if text is None:
+        return None
+    return tuple(piece.strip() for piece in text.replace("，", ",").split(",") if piece.strip())
 
 
 def load_tagger(options: TagOptions) -> Tagger:
@@ -97,13 +103,23 @@ def load_tagger(options: TagOptions) -> Tagger:
 
     tagger = Tagger.from_pretrained(options.model, engine=options.engine, device=options.device)
     wanted = wanted_vocabulary(tagger.vocabulary, options, open_set=tagger.reads_text)
-    if wanted is None:
-        return tagger
-    tagger = tagger.with_vocabulary(wanted)
-    if guesses := tagger.guesses():
-        names = ", ".join(repr(name) for name in guesses)
-        say(f"note: no word of {names} is known; what it scores is a guess from its spelling")
+    if wanted is not None:
+        tagger = tagger.with_vocabulary(wanted)
+        if guesses := tagger.guesses():
+            names = ", ".join(repr(name) for name in guesses[:MOST_NAMED])
+            more = f" and of {len(guesses) - MOST_NAMED} more tags" if len(guesses) > MOST_NAMED else ""
+            say(f"note: no word of {names}{more} is known; what it scores is a guess from its spelling")
+    if options.language is not None:
+        _say_untranslated(tagger.vocabulary, options.language)
     return tagger
+
+
+def _say_untranslated(vocabulary: Vocabulary, language: str) -> None:
+    """Once, how many tags keep their own names."""
+    shown = [entry for entry in vocabulary if not entry.hidden]
+    without = sum(language not in entry.translations for entry in shown)
+    if without:
+        say(f"note: {without} of {len(shown)} tags have no name in {language!r} and keep their own")
 
 
 def wanted_vocabulary(known: Vocabulary, options: TagOptions, *, open_set: bool) -> Vocabulary | None:
@@ -115,19 +131,22 @@ def wanted_vocabulary(known: Vocabulary, options: TagOptions, *, open_set: bool)
     from taglens.vocabulary import Entry, Vocabulary, normalise
 
     base = None if options.vocabulary is None else Vocabulary.load(options.vocabulary)
+    if options.language is not None:
+        # Before the tags: what they mean depends on it.
+        (known if base is None else base).require_language(options.language)
     if options.tags is None:
         return base
     entries: dict[str, Entry] = {}
     unknown: list[str] = []
     for tag in options.tags:
-        column = known.position(tag) if tag in known else known.find(tag)
-        entry = Entry(normalise(tag), "typed") if column is None else known[column]
+        found = _known_tag(tag, known, base, options.language)
+        entry = found or Entry(normalise(tag), "typed")
         # A hidden tag is never given, so that asking for it would silently find nothing.
-        if entry.hidden or (column is None and not open_set):
+        if entry.hidden or (found is None and not open_set):
             unknown.append(tag)
         entries.setdefault(entry.id, entry)
     if unknown:
-        raise UsageError(_unknown_tags(unknown, known))
+        raise UsageError(_unknown_tags(unknown, known, options.language))
     if not options.add_tags:
         return Vocabulary(entries.values(), name=f"{known.name}-chosen")
     joined = known if base is None else base
@@ -137,11 +156,26 @@ def wanted_vocabulary(known: Vocabulary, options: TagOptions, *, open_set: bool)
     return Vocabulary([*joined, *missing], name=joined.name)
 
 
-def _unknown_tags(unknown: list[str], known: Vocabulary) -> str:
+def _known_tag(tag: str, known: Vocabulary, base: Vocabulary | None, language: str | None) -> Entry | None:
+    """The tag that an id, a name or a synonym means, or a name in ``language``; None where it is none of these."""
+    if tag in known:
+        return known[known.position(tag)]
+    if language is not None and base is not None:
+        column = base.find(tag, language=language)
+        if column is not None:
+            return base[column]
+    column = known.find(tag, language=language)
+    return None if column is None else known[column]
+
+
+def _unknown_tags(unknown: list[str], known: Vocabulary, language: str | None) -> str:
     from taglens.vocabulary import normalise
 
     names = {
-        normalise(name): name for entry in known if not entry.hidden for name in (*entry.synonyms, entry.name)
+        normalise(name): name
+        for entry in known
+        if not entry.hidden
+        for name in (*entry.synonyms, entry.name, entry.translations.get(language or "", entry.name))
     }
     parts = []
     for tag in unknown:
@@ -223,6 +257,8 @@ def rows(
         return row, source.path
 
     limits: dict[str, Any] = {} if options.max_pixels is None else {"max_pixels": options.max_pixels}
+    if options.language is not None:
+        limits["language"] = options.language
     predictions = tagger(
         pictures(), threshold=options.threshold, top=options.top, batch_size=options.batch_size, **limits
     )
@@ -291,6 +327,10 @@ def run(
         Path | None,
         typer.Option("--vocabulary", help="A vocabulary file to choose tags and thresholds from."),
     ] = None,
+    language: Annotated[
+        str | None,
+        typer.Option("--language", metavar="CODE", help="Tags by their names in it, such as zh; --tags too."),
+    ] = None,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -332,6 +372,7 @@ def run(
         tags=split_tags(tags),
         add_tags=add_tags,
         vocabulary=vocabulary,
+        language=language,
         threshold=threshold,
         top=top,
         batch_size=batch_size,

@@ -46,6 +46,10 @@ def build(
     allow: Annotated[
         Files | None, typer.Option("--allow", help="More words that are tags though rare or denied.")
     ] = None,
+    sensitive: Annotated[
+        Files | None,
+        typer.Option("--sensitive", help="More words about people that are hidden, or left out ('!')."),
+    ] = None,
     descriptions: Annotated[
         Files | None,
         typer.Option(
@@ -71,7 +75,7 @@ def build(
     if not captions and not labels:
         raise UsageError("nothing to build from: give --captions FILE, --labels FILE, or both")
     described = read_descriptions([SHIPPED, *(descriptions or ())])
-    lists = packaged(synonyms=synonyms or (), deny=deny or (), allow=allow or ())
+    lists = packaged(synonyms=synonyms or (), deny=deny or (), allow=allow or (), sensitive=sensitive or ())
     lines = chain.from_iterable(read_captions(path, split=split) for path in captions or ())
     counts = count_words(lines, lambda texts: parse_lines(texts, workers=workers), lists)
     result = build_vocabulary(
@@ -87,11 +91,16 @@ def build(
     vocabulary.save(out)
     if left_out is not None:
         left_out.write_text("".join(_left_out_lines(result.left_out)), encoding="utf-8")
-    kinds = Counter(entry.kind for entry in vocabulary)
-    said = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
-    typer.echo(f"{out}: {vocabulary.ref}, {len(vocabulary)} tags ({said})", err=True)
+    wrote(out, vocabulary)
     for problem in vocabulary.problems():
         typer.echo(f"problem: {problem}", err=True)
+
+
+def wrote(path: Path, vocabulary: Vocabulary) -> None:
+    """The account of a written vocabulary: what it is, and how many tags of each kind it has."""
+    kinds = Counter(entry.kind for entry in vocabulary)
+    said = ", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])
+    typer.echo(f"{path}: {vocabulary.ref}, {len(vocabulary)} tags ({said})", err=True)
 
 
 def _left_out_lines(left_out: tuple[LeftOut, ...]) -> Iterator[str]:
@@ -180,13 +189,28 @@ def _print_table(vocabulary: Vocabulary, rows: list[dict[str, Any]]) -> None:
     Console(file=sys.stdout).print(table)
 
 
-def check(file: Annotated[Path, typer.Argument(help="A vocabulary file.")]) -> None:
+def check(
+    file: Annotated[Path, typer.Argument(help="A vocabulary file.")],
+    *,
+    sensitive: Annotated[
+        Files | None, typer.Option("--sensitive", help="More words about people that should be hidden.")
+    ] = None,
+) -> None:
     """Say what a careful reader would object to; exit status 1 when there is anything."""
+    from taglens.language.sensitive import sensitive_problems, sensitive_tags
+    from taglens.language.word_lists import packaged
+
     vocabulary = Vocabulary.load(file)
-    problems = vocabulary.problems()
+    lists = packaged(sensitive=sensitive or ())
+    problems = vocabulary.problems() + sensitive_problems(vocabulary, lists)
     for problem in problems:
         typer.echo(problem)
-    typer.echo(f"{vocabulary.ref}: {len(vocabulary)} tags, {len(problems)} problems", err=True)
+    hidden = sum(entry.hidden for entry in sensitive_tags(vocabulary, lists))
+    typer.echo(
+        f"{vocabulary.ref}: {len(vocabulary)} tags, {len(problems)} problems"
+        + (f"; sensitive and hidden: {hidden}" if hidden else ""),
+        err=True,
+    )
     if problems:
         raise typer.Exit(1)
 
@@ -198,29 +222,11 @@ def diff(
     json: Annotated[bool, typer.Option("--json", help="JSON lines on standard output.")] = False,
 ) -> None:
     """Say what was added, removed, renamed or changed."""
-    from taglens.language.vocabulary_diff import compare
+    from taglens.language.vocabulary_diff import change_text, compare
 
     before, after = Vocabulary.load(old), Vocabulary.load(new)
     difference = compare(before, after)
-    rows: list[dict[str, Any]] = [{"change": "removed", "id": id} for id in difference.removed]
-    rows += [{"change": "added", "id": id} for id in difference.added]
-    rows += [{"change": "renamed", "id": gone, "to": come} for gone, come in difference.renamed]
-    rows += [
-        {"change": "changed", "id": id, "fields": list(fields)} for id, fields in difference.changed.items()
-    ]
-    if difference.moved:
-        rows.append({"change": "reordered"})
-    for row in rows:
-        typer.echo(to_line(row) if json else _change(row))
+    for row in difference.rows():
+        typer.echo(to_line(row) if json else change_text(row))
     usable = "models fit both" if before.fingerprint == after.fingerprint else "models do not carry over"
     typer.echo(f"{before.ref} -> {after.ref}: {usable}", err=True)
-
-
-def _change(row: dict[str, Any]) -> str:
-    signs = {"removed": "-", "added": "+", "renamed": ">", "changed": "~", "reordered": "~"}
-    what = row.get("id", "the order of the tags")
-    if "to" in row:
-        what += f" -> {row['to']}"
-    if "fields" in row:
-        what += f" ({', '.join(row['fields'])})"
-    return f"{signs[row['change']]} {what}"

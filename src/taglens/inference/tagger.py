@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -34,7 +35,7 @@ from taglens.inference.engines import (
 )
 from taglens.inference.sources import Source
 from taglens.inference.typed import Labels, OpenVocabulary
-from taglens.results import Failure, Prediction
+from taglens.results import Failure, Prediction, Tag
 from taglens.vocabulary import DEFAULT_THRESHOLD, Entry, Vocabulary
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ class Tagger:
         top: int | None = None,
         batch_size: int = 16,
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
+        language: str | None = None,
     ) -> Iterator[Prediction]:
         """Tag pictures, in order.
 
@@ -247,17 +249,22 @@ class Tagger:
             top: at most this many tags, after the threshold; None or 0: no limit.
             batch_size: pictures per engine call.
             max_pixels: larger pictures are refused before they are decoded.
+            language: give tags by their names in this language where the vocabulary has them; ids stay.
 
         Raises:
-            UsageError: at once, for an argument that cannot be meant.
+            UsageError: at once, for an argument that cannot be meant, or a language without a name.
             ModelError: the model's scores are not finite.
         """
         if threshold is not None and not 0.0 <= threshold <= 1.0:
             raise UsageError(f"threshold {threshold} is not between 0 and 1")
         if top is not None and top < 0:
             raise UsageError(f"top {top} is below 0; 0 means no limit")
+        # A few chosen tags may all lack a name in a language that their model has names in.
+        if language is not None and language not in self._known.languages:
+            self.vocabulary.require_language(language)
+        select = partial(self.vocabulary.select, threshold=threshold, top=top, language=language)
         stream = self._stream(_pictures(sources), *_limits(batch_size, max_pixels))
-        return (self._prediction(ready, scores, threshold, top) for ready, scores in stream)
+        return (self._prediction(ready, scores, select) for ready, scores in stream)
 
     def scores(
         self, sources: Picture | Iterable[Picture], *, batch_size: int = 16
@@ -267,14 +274,14 @@ class Tagger:
         return ((ready.source.path, scores) for ready, scores in stream)
 
     def _prediction(
-        self, ready: _Ready, scores: Array | None, threshold: float | None, top: int | None
+        self, ready: _Ready, scores: Array | None, select: Callable[[Array], tuple[Tag, ...]]
     ) -> Prediction:
         return Prediction(
             source=ready.source.shown,
             source_bytes=ready.source.source_bytes,
             width=ready.width,
             height=ready.height,
-            tags=None if scores is None else self.vocabulary.select(scores, threshold=threshold, top=top),
+            tags=None if scores is None else select(scores),
             model=self.ref,
             vocabulary=self.vocabulary.ref,
             notes=ready.notes,

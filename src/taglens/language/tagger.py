@@ -1,132 +1,234 @@
-"""What part each word of a caption plays: a linear classifier over words, endings and neighbours.
+"""What part each word of a caption plays: a small convolutional network in whole numbers.
 
-Knows tokens, features and the shipped weights; refuses to know objects, pairs or relations (see ``parser``).
-The weights are learnt by ``lexicon`` from captions with scene graphs and stored as small integers.
+Knows words, their vectors and the shipped weights; refuses to know objects, pairs or relations (see
+``parser``). The weights are learnt by ``tagger_training`` from captions with scene graphs.
 
-Shape legend: N tokens of a caption, F features of a token, L labels, V known features (row 0 is all zeros).
+Every weight and activation is a whole number and every sum stays below 2**24, so that float32 products are
+exact: a caption gets the same labels alone, in a batch, and on any machine.
+
+Shape legend: N places of a batch (tokens, and two edges between captions), D width of a word, H hidden
+width, L labels, V known words, Q known pieces of words.
 """
 
 from __future__ import annotations
 
-import html
 import io
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from itertools import repeat
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from taglens.errors import ModelError
+from taglens.language.spelling import Speller
+from taglens.language.tokens import tokenize
+
+Floats = npt.NDArray[np.float32]
+Small = npt.NDArray[np.int8]
 
 # O other · H head of an object · M earlier word of a compound object · A attribute · D earlier word of a
-# compound attribute ("light blue") · V action · W a word that says "wears" without the verb ("in", "dressed")
-# P preposition · N number
-LABELS = ("O", "H", "M", "A", "D", "V", "W", "P", "N")
+# compound attribute ("light blue") · V action · I an action that has no object and describes ("walking")
+# W a word that says an action without being its verb ("in" for wear) · P preposition of a relation · N number
+LABELS = "OHMADVIWPN"
 
-_NUMBER_WORDS = """
-    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
-    seventeen eighteen nineteen twenty
-"""
-NUMBERS: Mapping[str, int] = {word: number for number, word in enumerate(_NUMBER_WORDS.split())}
+# Words that each place sees before and after it in the first layer, and in the second.
+FIRST_REACH, SECOND_REACH = 2, 1
 
-_MOST_KEPT = 50_000
-
-_TOKEN = re.compile(r"[^\W_]+(?:[-‐‑'’][^\W_]+)*|[^\w\s]|_+")
-_CLITIC = re.compile(r"(n['’]t|['’](?:s|re|ve|ll|d|m))$")
-_ENDINGS = ("ing", "ed", "ly", "s", "y", "er", "en", "al", "est")
+# What a table of words may hold before it starts anew: words, and letters in all.
+_MOST_WORDS, _MOST_LETTERS = 60_000, 4_000_000
+_LIMIT = 127.0
 
 
-def tokenize(text: str) -> list[str]:
-    """Lower-case tokens: words (hyphens kept, "'s" split off) and single punctuation marks.
-
-    HTML entities are resolved first. Linear in the text's length.
-    """
-    if "&" in text:
-        text = html.unescape(text)
-    tokens = _TOKEN.findall(text.lower())
-    if "'" not in text and "’" not in text:
-        return tokens
-    split: list[str] = []
-    for token in tokens:
-        if ("'" in token or "’" in token) and len(token) > 2 and (clitic := _CLITIC.search(token[-3:])):
-            if start := token[: len(token) - len(clitic[0])]:
-                split.append(start)
-            split.append(clitic[0].replace("’", "'"))
-        elif split and token in ("s", "m", "re", "ve", "ll") and split[-1] in ("'", "’"):
-            split[-1] = "'" + token
-        else:
-            split.append(token)
-    return split
+def pieces_of(word: str) -> tuple[str, ...]:
+    """What a word's spelling says of it: its ends, its beginning, its outer form and its length."""
+    first = word[:1]
+    form = "#" if word.isdigit() else "." if not first.isalnum() else "-" if "-" in word else "a"
+    return (f"3{word[-3:]}", f"2{word[-2:]}", f"p{word[:3]}", f"k{form}", f"n{min(len(word), 12) // 2}")
 
 
-@dataclass(frozen=True, slots=True)
-class Tagger:
-    """Labels tokens; immutable, shared between threads.
+@dataclass(frozen=True)
+class Weights:
+    """The network: two convolutions over word vectors and a linear layer that reads both.
 
     Attributes:
-        index: feature -> row of ``weights``, from 1.
-        weights: int8 [V + 1, L]; row 0 stands for features never met.
-        classes: word -> the labels it was seen with ("AH"), for words seen often enough.
-        groups: word -> number (as text) of the words that keep like company.
-        verbs: base forms of verbs met in the graphs.
+        words: the V known words; ``vectors`` [V, D] are theirs.
+        pieces: the Q known pieces; ``piece_vectors`` [Q, D] are added up for words not known.
+        edge: [D] the vector of what lies before and after a caption.
+        first: [(2 * FIRST_REACH + 1) * D, H], ``first_bias`` [H], ``first_step``: what one unit of its sums
+            is worth in units of activation.
+        second: [(2 * SECOND_REACH + 1) * H, H], likewise.
+        last: [2 * H, L] from both layers, ``last_bias`` [L].
     """
 
-    index: Mapping[str, int]
-    weights: npt.NDArray[np.int8]
-    classes: Mapping[str, str]
-    groups: Mapping[str, str]
-    verbs: frozenset[str] = field(default_factory=frozenset)
-    _kept: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict, repr=False, compare=False)
+    words: tuple[str, ...]
+    vectors: Small
+    pieces: tuple[str, ...]
+    piece_vectors: Small
+    edge: Small
+    first: Small
+    first_bias: Floats
+    first_step: float
+    second: Small
+    second_bias: Floats
+    second_step: float
+    last: Small
+    last_bias: Floats
 
-    def label(self, tokens: Sequence[str]) -> list[str]:
-        """One of ``LABELS`` for each token."""
-        if not tokens:
-            return []
-        seen = view(tokens, self.classes, self.groups)
-        get, ids, nothing = self.index.get, self._ids, repeat(0)
-        alone = [ids(*parts) for parts in zip(tokens, seen.words, seen.kinds, seen.groups, strict=True)]
-        edges = [ids(edge, edge, edge, edge) for edge in ("<<", "<", ">", ">>")]
-        padded = [edges[0], edges[1], *alone, edges[2], edges[3]]
-        found: list[int] = []
-        for i, joint in enumerate(_joint(seen)):
-            found += padded[i + 2][0]
-            found += padded[i + 1][1]
-            found += padded[i + 3][2]
-            found += padded[i][3]
-            found += padded[i + 4][4]
-            found += map(get, joint, nothing)
-        rows = np.array(found, dtype=np.intp).reshape(len(tokens), -1)
-        scores = self.weights[rows].sum(axis=1, dtype=np.int32)  # [N, F, L] -> [N, L]
-        return [LABELS[best] for best in scores.argmax(axis=1)]
+    def check(self, where: str) -> None:
+        """Raises ModelError where the parts disagree."""
+        width, hidden = self.edge.shape[0], self.first.shape[1]
+        expected = {
+            "vectors": (len(self.words), width),
+            "piece_vectors": (len(self.pieces), width),
+            "first": ((2 * FIRST_REACH + 1) * width, hidden),
+            "first_bias": (hidden,),
+            "second": ((2 * SECOND_REACH + 1) * hidden, hidden),
+            "second_bias": (hidden,),
+            "last": (2 * hidden, len(LABELS)),
+            "last_bias": (len(LABELS),),
+        }
+        for name, shape in expected.items():
+            if (found := getattr(self, name).shape) != shape:
+                raise ModelError(
+                    f"{where}: expected {name} {list(shape)} for labels {LABELS}, found {list(found)}. "
+                    f"Rebuild it with `python -m taglens.training.tagger_training`."
+                )
 
-    def _ids(self, token: str, word: str, kind: str, group: str) -> tuple[tuple[int, ...], ...]:
-        """The rows of what a word says by itself; kept, because captions share their words."""
-        if (kept := self._kept.get(token)) is None:
-            kept = tuple(
-                tuple(self.index.get(name, 0) for name in names) for names in _alone(token, word, kind, group)
-            )
-            if len(token) < 30 and len(self._kept) < _MOST_KEPT:
-                self._kept[token] = kept
-        return kept
+
+_Said = TypeVar("_Said")
+
+
+class WordTable(Generic[_Said]):
+    """Words as rows: a vector for the network, and what the reader of the labels asks of a word.
+
+    Grows as words are met, under a lock; rows once given stay. Row 0 is the edge of a caption.
+
+    Attributes:
+        known: what stands between two spaces -> its tokens' rows ("dog," has two).
+        said: row -> what ``describe`` says of the word, slips of the pen put right.
+    """
+
+    def __init__(self, weights: Weights, speller: Speller, describe: Callable[[str], _Said]) -> None:
+        self.known: dict[str, tuple[int, ...]] = {}
+        self.said: list[_Said] = [describe("")]
+        self._describe = describe
+        self._speller = speller
+        self._weights = weights
+        self._shipped = {word: row for row, word in enumerate(weights.words)}
+        self._pieces = {piece: row for row, piece in enumerate(weights.pieces)}
+        self._rows: dict[str, int] = {}
+        self._letters = 0
+        self._lock = threading.Lock()
+        self._vectors = np.zeros((4096, len(weights.edge)), np.float32)
+        self._vectors[0] = weights.edge
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time for a new table."""
+        return len(self.known) > _MOST_WORDS or self._letters > _MOST_LETTERS
+
+    def vectors(self, rows: npt.NDArray[np.intp]) -> Floats:
+        """[N] -> [N, D]."""
+        return self._vectors[rows]
+
+    def add(self, written: str) -> tuple[int, ...]:
+        """The rows of what stands between two spaces, in lower case."""
+        with self._lock:
+            if (rows := self.known.get(written)) is None:
+                rows = tuple(map(self._row, tokenize(written)))
+                self._letters += len(written)
+                self.known[written] = rows
+        return rows
+
+    def _row(self, token: str) -> int:
+        word = token if token in self._shipped else self._speller(token)
+        if (row := self._rows.get(word)) is None:
+            row = len(self.said)
+            if row == len(self._vectors):
+                # A copy: who reads the old array meanwhile reads rows that do not change.
+                self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)])
+            self._vectors[row] = self._vector(word)
+            self.said.append(self._describe(word))
+            self._rows[word] = row
+        return row
+
+    def _vector(self, word: str) -> Floats:
+        if (row := self._shipped.get(word)) is not None:
+            shipped: Floats = self._weights.vectors[row].astype(np.float32)
+            return shipped
+        found = [self._pieces[piece] for piece in pieces_of(word) if piece in self._pieces]
+        total: Floats = self._weights.piece_vectors[found].sum(0, dtype=np.float32)
+        return np.clip(total, -_LIMIT, _LIMIT)
+
+
+class Tagger:
+    """Labels tokens; immutable, shared between threads."""
+
+    def __init__(self, weights: Weights, counts: Mapping[str, int], verbs: frozenset[str]) -> None:
+        """Args:
+        counts: how often captions write each word, for the speller.
+        verbs: base forms of verbs met in the graphs.
+        """
+        self.verbs = verbs
+        self.counts = counts
+        self.weights = weights
+        self._speller = Speller(counts)
+        self._first = weights.first.astype(np.float32)
+        self._second = weights.second.astype(np.float32)
+        self._last = weights.last.astype(np.float32)
+
+    def table(self, describe: Callable[[str], _Said]) -> WordTable[_Said]:
+        """An empty table of words for ``label``."""
+        return WordTable(self.weights, self._speller, describe)
+
+    def label(self, captions: Sequence[Sequence[int]], table: WordTable[Any]) -> Iterator[str]:
+        """For each caption, given as rows of ``table``, one letter of ``LABELS`` per token."""
+        if not captions:
+            return
+        edges = (0,) * FIRST_REACH
+        flat: list[int] = [*edges, 0]
+        for rows in captions:
+            flat += rows
+            flat += edges
+        flat.append(0)
+        found = self._codes(table.vectors(np.array(flat, np.intp)), np.array(flat, np.intp) > 0)
+        place = 0
+        for rows in captions:
+            yield found[place : place + len(rows)]
+            place += len(rows) + FIRST_REACH
+
+    def _codes(self, words: Floats, present: npt.NDArray[np.bool_]) -> str:
+        """[N, D] -> the labels of places 3 to N - 3; edges get one too, which nobody reads."""
+        weights = self.weights
+        first = _windows(words, FIRST_REACH) @ self._first
+        _activate(first, weights.first_bias, weights.first_step)
+        first *= present[FIRST_REACH:-FIRST_REACH, None]
+        second = _windows(first, SECOND_REACH) @ self._second
+        _activate(second, weights.second_bias, weights.second_step)
+        hidden = self._first.shape[1]
+        scores = first[SECOND_REACH:-SECOND_REACH] @ self._last[:hidden]
+        scores += second @ self._last[hidden:]
+        scores += weights.last_bias
+        letters: bytes = _LETTERS[scores.argmax(axis=1)].tobytes()
+        return letters.decode("ascii")
 
     def save(self, path: Path) -> None:
         """Write the tagger as one compressed array file."""
-        lines = "\n".join(sorted(self.index, key=self.index.__getitem__))
+        arrays: dict[str, Any] = {
+            name: _pack("\n".join(value)) if isinstance(value, tuple) else np.asarray(value)
+            for name, value in vars(self.weights).items()
+        }
+        arrays["labels"] = _pack(LABELS)
+        arrays["verbs"] = _pack("\n".join(sorted(self.verbs)))
+        arrays["counted"] = _pack("\n".join(sorted(self.counts)))
+        arrays["counts"] = np.array([self.counts[word] for word in sorted(self.counts)], np.int32)
         buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            features=_pack(lines),
-            weights=self.weights,
-            classes=_pack("\n".join(f"{word} {labels}" for word, labels in sorted(self.classes.items()))),
-            groups=_pack("\n".join(f"{word} {group}" for word, group in sorted(self.groups.items()))),
-            verbs=_pack("\n".join(sorted(self.verbs))),
-            labels=_pack(" ".join(LABELS)),
-        )
+        np.savez_compressed(buffer, **arrays)
         path.write_bytes(buffer.getvalue())
 
     @classmethod
@@ -137,18 +239,21 @@ class Tagger:
             ModelError: the file was made for other labels or its parts disagree.
         """
         with np.load(path, allow_pickle=False) as arrays:
-            names = _unpack(arrays["features"]).split("\n")
-            weights: npt.NDArray[np.int8] = arrays["weights"]
-            classes = dict(line.split(" ") for line in _unpack(arrays["classes"]).split("\n"))
-            groups = dict(line.split(" ") for line in _unpack(arrays["groups"]).split("\n") if line)
-            verbs = frozenset(_unpack(arrays["verbs"]).split("\n"))
-            labels = tuple(_unpack(arrays["labels"]).split(" "))
-        if labels != LABELS or weights.shape != (len(names) + 1, len(LABELS)):
-            raise ModelError(
-                f"{path}: expected weights [{len(names) + 1}, {len(LABELS)}] for labels {LABELS}, found "
-                f"{list(weights.shape)} for {labels}. Rebuild it with `python -m taglens.language.lexicon`."
-            )
-        return cls({name: row for row, name in enumerate(names, 1)}, weights, classes, groups, verbs)
+            if (labels := _unpack(arrays["labels"])) != LABELS:
+                raise ModelError(
+                    f"{path}: expected labels {LABELS}, found {labels}. "
+                    f"Rebuild it with `python -m taglens.training.tagger_training`."
+                )
+            parts = {name: arrays[name] for name in Weights.__dataclass_fields__}
+            for name in ("words", "pieces"):
+                parts[name] = tuple(_lines(parts[name]))
+            for name in ("first_step", "second_step"):
+                parts[name] = float(parts[name])
+            counts = dict(zip(_lines(arrays["counted"]), arrays["counts"].tolist(), strict=True))
+            verbs = frozenset(_lines(arrays["verbs"]))
+        weights = Weights(**parts)
+        weights.check(str(path))
+        return cls(weights, counts, verbs)
 
 
 @lru_cache(maxsize=1)
@@ -157,106 +262,22 @@ def default_tagger() -> Tagger:
     return Tagger.load(Path(str(files("taglens") / "assets" / "words" / "tagger.npz")))
 
 
-def word_class(word: str, classes: Mapping[str, str]) -> str:
-    """The labels a word is known with; for unknown words its outer form ("?ing", "?s", "?#")."""
-    if (known := classes.get(word)) is not None:
-        return known
-    if word.isdigit():
-        return "?#"
-    if not word[0].isalnum():
-        return "?." if word[0] != "'" else word
-    if "-" in word:
-        return "?-ed" if word.endswith("ed") else "?-"
-    for ending in _ENDINGS:
-        if word.endswith(ending):
-            return "?" + ending
-    return "?"
+_LETTERS = np.frombuffer(LABELS.encode(), np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class View:
-    """A caption as the features see it; N entries each.
-
-    Attributes:
-        tokens: the words, for their endings.
-        words: the words as identities (training replaces some, to learn about unknown words).
-        kinds: ``word_class`` of each.
-        groups: the group of words that keep like company, "" if none.
-    """
-
-    tokens: Sequence[str]
-    words: Sequence[str]
-    kinds: Sequence[str]
-    groups: Sequence[str]
+def _windows(rows: Floats, reach: int) -> Floats:
+    """Each row beside its neighbours: [N, D] -> [N - 2 * reach, (2 * reach + 1) * D], without a copy."""
+    size, step = rows.strides[0], rows.strides[1]
+    shape = (len(rows) - 2 * reach, (2 * reach + 1) * rows.shape[1])
+    return np.lib.stride_tricks.as_strided(rows, shape, (size, step), writeable=False)
 
 
-def view(tokens: Sequence[str], classes: Mapping[str, str], groups: Mapping[str, str]) -> View:
-    """How a caption looks with these word lists."""
-    words = ["#" if token.isdigit() else token for token in tokens]
-    return View(tokens, words, [word_class(t, classes) for t in tokens], [groups.get(t, "") for t in tokens])
-
-
-def features(seen: View) -> list[tuple[str, ...]]:
-    """The F feature names of each token; F is the same for all."""
-    alone = [_alone(*parts) for parts in zip(seen.tokens, seen.words, seen.kinds, seen.groups, strict=True)]
-    padded = [_EDGES[0], _EDGES[1], *alone, _EDGES[2], _EDGES[3]]
-    return [
-        (*here[0], *before[1], *after[2], *before2[3], *after2[4], *joint)
-        for before2, before, here, after, after2, joint in zip(
-            padded, padded[1:], alone, padded[3:], padded[4:], _joint(seen), strict=False
-        )
-    ]
-
-
-_Alone = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-
-
-def _alone(token: str, word: str, kind: str, group: str) -> _Alone:
-    """What one word says by itself: of itself, of the word after it, before it, two after, two before."""
-    end = token[-3:]
-    return (
-        ("b", f"w{word}", f"s{end}", f"S{end[-2:]}", f"c{kind}", f"0{group}"),
-        (f"p{word}", f"r{end}", f"1{group}"),
-        (f"n{word}", f"t{end}", f"2{group}"),
-        (f"q{word}",),
-        (f"m{word}",),
-    )
-
-
-_EDGES = tuple(_alone(edge, edge, edge, edge) for edge in ("<<", "<", ">", ">>"))
-
-
-def _joint(seen: View) -> list[tuple[str, ...]]:
-    """What a word and its neighbours say together."""
-    words = ["<", *seen.words, ">"]
-    kinds = ["<<", "<", *seen.kinds, ">", ">>"]
-    groups = ["<<", "<", *seen.groups, ">", ">>"]
-    rows: list[tuple[str, ...]] = []
-    for i in range(2, len(words)):
-        w1, w, n = words[i - 2 : i + 1]
-        c2, c1, c, d, d2 = kinds[i - 2 : i + 3]
-        g2, g1, g, h, h2 = groups[i - 2 : i + 3]
-        rows.append(
-            (
-                f"P{w1} {w}",
-                f"N{w} {n}",
-                f"e{c1} {c}",
-                f"f{c} {d}",
-                f"g{c1} {c} {d}",
-                f"h{c} {d} {d2}",
-                f"i{c2} {c1} {c}",
-                f"j{w} {d}",
-                f"k{c1} {w}",
-                f"o{w1} {c}",
-                f"3{g1} {g}",
-                f"4{g} {h}",
-                f"5{g1} {g} {h}",
-                f"6{g2} {g1} {g}",
-                f"7{g} {h} {h2}",
-                f"8{g1} {h}",
-            )
-        )
-    return rows
+def _activate(sums: Floats, bias: Floats, step: float) -> None:
+    """Sums to activations, whole numbers from 0 to 255, in place."""
+    sums += bias
+    sums *= np.float32(step)
+    np.rint(sums, out=sums)
+    np.clip(sums, 0.0, 255.0, out=sums)
 
 
 def _pack(text: str) -> npt.NDArray[np.uint8]:
@@ -265,3 +286,8 @@ def _pack(text: str) -> npt.NDArray[np.uint8]:
 
 def _unpack(array: npt.NDArray[np.uint8]) -> str:
     return array.tobytes().decode()
+
+
+def _lines(array: npt.NDArray[np.uint8]) -> list[str]:
+    text = _unpack(array)
+    return text.split("\n") if text else []

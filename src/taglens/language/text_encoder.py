@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from taglens.errors import ModelError, UsageError
 from taglens.language.lemmas import singular
-from taglens.language.tagger import tokenize
+from taglens.language.tokens import tokenize
 
 Floats = npt.NDArray[np.float32]
 _SHORTEST, _LONGEST = 3, 5

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from taglens.errors import DataError
-from taglens.language.clusters import narrow, surprise
+from taglens.language.neighbours import narrow, surprise
 from taglens.language.text_encoder import Floats, Quantised, TextEncoder, pieces_of, words_of
 from taglens.language.vocabulary_builder import read_captions
 

@@ -10,17 +10,15 @@ keep the frequent, the allowed and the labels -> add the parents they imply. Equ
 
 from __future__ import annotations
 
-import gzip
-import json
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Literal
 
 from taglens.errors import DataError, UsageError, VocabularyError
-from taglens.language.word_lists import PARSED_KINDS, Edge, Word, WordLists
+from taglens.language.corpora import Label, Parse, Parsed, caption_rows, label_rows
+from taglens.language.word_lists import SQUEEZE, Edge, Word, WordLists
 from taglens.results import Kind
 from taglens.vocabulary import Entry, Vocabulary, normalise, tag_id
 
@@ -28,27 +26,7 @@ LABEL_SUPPORT = 10
 
 _THINGS: tuple[Kind, ...] = ("object", "scene")
 
-_SQUEEZE = re.compile(r"[\s\-_'’]")
-
-
-class Parsed(Protocol):
-    """What the parser says of one caption; see `taglens.language.parser.ParsedCaption`."""
-
-    @property
-    def objects(self) -> tuple[str, ...]: ...
-    @property
-    def attributes(self) -> tuple[str, ...]: ...
-    @property
-    def actions(self) -> tuple[str, ...]: ...
-    @property
-    def scenes(self) -> tuple[str, ...]: ...
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]: ...
-
-
-Parse: TypeAlias = Callable[[Iterable[str]], Iterable[Parsed]]
-_Label: TypeAlias = tuple[Kind | None, str]
-Reason = Literal["denied", "rare", "head", "top"]
+Reason = Literal["denied", "sensitive", "rare", "head", "top"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +34,7 @@ class LeftOut:
     """A word that was counted and is no tag.
 
     Attributes:
-        reason: denied; rare; head (a compound, counted as its head); top (cut by ``top``).
+        reason: denied; sensitive (a slur); rare; head (a compound, counted as its head); top (cut by ``top``).
     """
 
     kind: Kind
@@ -97,17 +75,10 @@ def read_captions(path: Path, *, split: str = "train") -> Iterator[str]:
     Raises:
         DataError: the file cannot be read, or a row is not a row of captions.
     """
-    rows = path.name.removesuffix(".gz").endswith(".jsonl")
-    for number, line in _text_lines(path):
-        if not rows:
-            yield line
-            continue
-        row = _row(path, number, line)
-        captions = row.get("captions")
-        if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+    for number, captions in caption_rows(path, split=split):
+        if captions is None:
             raise DataError(f"{path}, line {number}: expected a list of texts under 'captions'")
-        if row.get("split", split) == split:
-            yield from captions
+        yield from captions
 
 
 def read_labels(
@@ -123,10 +94,10 @@ def read_labels(
     Raises:
         DataError: a file cannot be read, or a row is not a row of labels.
     """
-    pictures: Counter[_Label] = Counter()
-    together: dict[_Label, Counter[_Label]] = {}
+    pictures: Counter[Label] = Counter()
+    together: dict[Label, Counter[Label]] = {}
     for path in paths:
-        for row in _label_rows(path):
+        for row in label_rows(path):
             # Merged by synonyms before they are counted: "sofa" in one file and "couch" in the next are one.
             labels = {(kind, lists.merged(kind or "object", name)[1]) for kind, name in row}
             pictures.update(labels)
@@ -141,7 +112,7 @@ def read_labels(
     # Only what the rows leave open is decided by what it stands with: "fly" by "insect", "coral" by its reef.
     things = {label for edge in implied for label in edge if edge[0][0] in (None, *_THINGS)}
 
-    def word(label: _Label) -> Word:
+    def word(label: Label) -> Word:
         kind, name = label
         if kind is not None:
             return lists.merged(kind, name)
@@ -153,51 +124,6 @@ def read_labels(
         words[word(label)] += count
     edges = {(word(child), word(parent)) for child, parent in implied}
     return LabelSet(dict(sorted(words.items())), tuple(sorted(edge for edge in edges if edge[0] != edge[1])))
-
-
-def _label_rows(path: Path) -> Iterator[list[_Label]]:
-    """Each row's labels, with the kinds that the row states; rows without labels are left out."""
-    for number, line in _text_lines(path):
-        row = _row(path, number, line)
-        names = row.get("labels", ...)
-        if names is None:
-            continue
-        if not isinstance(names, list) or not all(
-            isinstance(name, str) and normalise(name) for name in names
-        ):
-            raise DataError(f"{path}, line {number}: expected a list of names, or null, under 'labels'")
-        stated = row.get("kind")
-        kinds = stated if isinstance(stated, list) else [stated] * len(names)
-        if len(kinds) != len(names) or any(kind not in (None, *PARSED_KINDS) for kind in kinds):
-            raise DataError(
-                f"{path}, line {number}: kind {stated!r}; expected one of {', '.join(PARSED_KINDS)}, "
-                f"or a list of {len(names)} of them, one a label"
-            )
-        yield list(zip(kinds, names, strict=True))
-
-
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        if path.name.endswith(".gz"):
-            file = gzip.open(path, "rt", encoding="utf-8")  # noqa: SIM115 - closed by the with below
-        else:
-            file = path.open(encoding="utf-8-sig")
-        with file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.strip()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path}: {error}") from None
-
-
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{path}, line {number}: expected an object, found {line[:60]!r}")
-    return row
 
 
 # -- counting ------------------------------------------------------------------------------------------
@@ -267,7 +193,7 @@ def _join_spellings(
     """
     groups: dict[Word, list[Word]] = {}
     for word in sorted(counts):
-        groups.setdefault((word[0], _SQUEEZE.sub("", word[1])), []).append(word)
+        groups.setdefault((word[0], SQUEEZE.sub("", word[1])), []).append(word)
     reviewed = {*lists.order, *lists.allow, *(word for edge in lists.edges for word in edge)}
     joined: Counter[Word] = Counter()
     spellings: dict[Word, list[str]] = {}
@@ -322,8 +248,10 @@ def build_vocabulary(
 
     always = {settled(word) for word in labels.words}
     always |= {word for word in joined if _in_lists(word) in lists.allow}
-    denied = {word for word in joined if _in_lists(word) in lists.deny} - always
+    slurs = {word for word in joined if lists.is_slur(word)} - always
+    denied = {word for word in joined if _in_lists(word) in lists.deny} - always | slurs
     left_out: dict[Word, LeftOut] = {}
+    counted_as: dict[Word, Word] = {}
     for word in sorted(joined, key=lambda word: (-word[1].count(" "), word)):
         count = joined[word]
         if word in always or (count >= min_count and word not in denied):
@@ -332,9 +260,11 @@ def build_vocabulary(
         head = None if head is None else settled(head)
         if head is not None and head in joined and head not in denied:
             joined[head] += count
+            counted_as[word] = head
             left_out[word] = LeftOut(*word, count, "head")
         else:
-            left_out[word] = LeftOut(*word, count, "denied" if word in denied else "rare")
+            why: Reason = "sensitive" if word in slurs else "denied" if word in denied else "rare"
+            left_out[word] = LeftOut(*word, count, why)
     ranked = sorted(
         (word for word in joined if word not in left_out), key=lambda word: (-joined[word], tag_id(*word))
     )
@@ -348,8 +278,7 @@ def build_vocabulary(
 
     implied = [(settled(child), settled(parent)) for child, parent in labels.implied]
     edges = _edges(kept, denied, lists, implied)
-    for word in edges:
-        left_out.pop(word, None)
+    _give_back(edges, joined, counted_as, left_out)
     tags = sorted(edges, key=lambda word: (-joined[word], tag_id(*word)))
     entries = [
         _entry(word, joined[word], lists, spellings.get(word, ()), edges.get(word, ())) for word in tags
@@ -358,6 +287,23 @@ def build_vocabulary(
         Vocabulary(_without_clashes(entries), name=name, description=description),
         tuple(sorted(left_out.values(), key=lambda word: (-word.count, word.kind, word.name))),
     )
+
+
+def _give_back(
+    tags: Iterable[Word],
+    joined: Counter[Word],
+    counted_as: Mapping[Word, Word],
+    left_out: dict[Word, LeftOut],
+) -> None:
+    """Words that were left out and are tags after all, as parents, take their counts back from their heads."""
+    for word in sorted(tags, key=lambda word: (-word[1].count(" "), word)):
+        left_out.pop(word, None)
+        head = counted_as.get(word)
+        while head is not None:
+            joined[head] -= joined[word]
+            if head in left_out:
+                left_out[head] = replace(left_out[head], count=joined[head])
+            head = counted_as.get(head)
 
 
 def _edges(
@@ -425,7 +371,7 @@ def _entry(
         synonyms=tuple(synonym for synonym in synonyms if normalise(synonym) != name),
         parents=tuple(tag_id(*parent) for parent in parents),
         count=count,
-        hidden=_in_lists(word) in lists.hidden,
+        hidden=_in_lists(word) in lists.hidden or lists.is_sensitive(word),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from taglens.vocabulary import Entry, Vocabulary, normalise
 
@@ -27,6 +28,31 @@ class Difference:
     renamed: tuple[tuple[str, str], ...]
     changed: Mapping[str, tuple[str, ...]]
     moved: bool
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each change: ``{"change", "id"}``, and ``to`` or ``fields`` where there are any."""
+        rows: list[dict[str, Any]] = [{"change": "removed", "id": id} for id in self.removed]
+        rows += [{"change": "added", "id": id} for id in self.added]
+        rows += [{"change": "renamed", "id": gone, "to": come} for gone, come in self.renamed]
+        rows += [
+            {"change": "changed", "id": id, "fields": list(fields)} for id, fields in self.changed.items()
+        ]
+        if self.moved:
+            rows.append({"change": "reordered"})
+        return rows
+
+
+def change_text(row: Mapping[str, Any]) -> str:
+    """A row of `Difference.rows` as a line that a person reads; ``into`` says what a removed tag was merged into."""
+    signs = {"removed": "-", "added": "+", "renamed": ">", "changed": "~", "reordered": "~"}
+    what = str(row.get("id", "the order of the tags"))
+    if "to" in row:
+        what += f" -> {row['to']}"
+    if row.get("into"):
+        what += f" (merged into {row['into']})"
+    if "fields" in row:
+        what += f" ({', '.join(row['fields'])})"
+    return f"{signs[row['change']]} {what}"
 
 
 def compare(old: Vocabulary, new: Vocabulary) -> Difference:

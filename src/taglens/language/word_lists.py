@@ -12,7 +12,9 @@ The format: ``#`` opens a comment, blank lines are free, a comma separates names
                    attribute > action: parked = park     ... under another name
     deny.txt       object: front, side                   never a tag ("any" stands for all kinds)
     allow.txt      object: abacus                        a tag even when rare, and even when denied
-    hidden.txt     attribute: asian                      scored, never given to a user
+    sensitive.txt  attribute: asian                      about people: scored, never given to a user
+                   ! object: fatso                       a slur: never a tag
+    hidden.txt     object: watermark                     scored, never given, for any other reason
     parents.txt    puppy, poodle -> dog -> animal        each implies the next ("action: sprint -> run")
                    ! teddy bear -> bear                  what its spelling or a label set suggests is wrong
 
@@ -39,6 +41,8 @@ Edge: TypeAlias = tuple[Word, Word]
 
 WORDS = Path(__file__).parent.parent / "assets" / "words"
 PARSED_KINDS: tuple[Kind, ...] = ("object", "scene", "attribute", "action")
+# What spellings of one word differ in.
+SQUEEZE = re.compile(r"[\s\-_'’]")
 _ARROW = re.compile(r"\s*->\s*")
 
 
@@ -53,6 +57,8 @@ class WordLists:
         scenes: names that are places.
         moves: word as the parser gives it -> the word that is meant.
         deny, allow, hidden: words.
+        sensitive: words about people that a picture does not show: hidden.
+        slurs: those of them that are never a tag.
         edges: (child, parent).
         not_edges: (child, parent) that must not be inferred.
     """
@@ -65,6 +71,8 @@ class WordLists:
     deny: frozenset[Word] = frozenset()
     allow: frozenset[Word] = frozenset()
     hidden: frozenset[Word] = frozenset()
+    sensitive: frozenset[Word] = frozenset()
+    slurs: frozenset[Word] = frozenset()
     edges: tuple[Edge, ...] = ()
     not_edges: frozenset[Edge] = frozenset()
 
@@ -91,6 +99,21 @@ class WordLists:
         )
         names = itertools.chain((name for kind, name in words if kind == "object"), self.scenes)
         return frozenset(name for name in names if " " in name)
+
+    def is_sensitive(self, word: Word) -> bool:
+        """Whether the word, in any spelling, says of people what a picture does not show."""
+        return _squeezed(word) in self._squeezed_sensitive
+
+    def is_slur(self, word: Word) -> bool:
+        return _squeezed(word) in self._squeezed_slurs
+
+    @cached_property
+    def _squeezed_sensitive(self) -> frozenset[Word]:
+        return frozenset(map(_squeezed, self.sensitive | self.slurs))
+
+    @cached_property
+    def _squeezed_slurs(self) -> frozenset[Word]:
+        return frozenset(map(_squeezed, self.slurs))
 
     def placed(self, word: Word) -> Word:
         """The word as a scene where its name is a place."""
@@ -120,11 +143,20 @@ def _space(kind: Kind) -> Kind:
     return "object" if kind == "scene" else kind
 
 
+def _squeezed(word: Word) -> Word:
+    """The word without what spellings differ in."""
+    return _space(word[0]), SQUEEZE.sub("", normalise(word[1]))
+
+
 # -- reading -------------------------------------------------------------------------------------------
 
 
 def packaged(
-    *, synonyms: Sequence[Path] = (), deny: Sequence[Path] = (), allow: Sequence[Path] = ()
+    *,
+    synonyms: Sequence[Path] = (),
+    deny: Sequence[Path] = (),
+    allow: Sequence[Path] = (),
+    sensitive: Sequence[Path] = (),
 ) -> WordLists:
     """The lists that ship with the library, and more files of the same format after them."""
     return read_lists(
@@ -132,11 +164,17 @@ def packaged(
         synonyms=[WORDS / "synonyms.txt", *synonyms],
         deny=[WORDS / "deny.txt", *deny],
         allow=[WORDS / "allow.txt", *allow],
+        sensitive=[WORDS / "sensitive.txt", *sensitive],
     )
 
 
 def read_lists(
-    folder: Path, *, synonyms: Sequence[Path], deny: Sequence[Path], allow: Sequence[Path]
+    folder: Path,
+    *,
+    synonyms: Sequence[Path],
+    deny: Sequence[Path],
+    allow: Sequence[Path],
+    sensitive: Sequence[Path] = (),
 ) -> WordLists:
     """Read word lists: scenes, kinds, hidden words and parents of the folder, the rest from the files named.
 
@@ -174,6 +212,7 @@ def read_lists(
                 if word != root:
                     targets[word] = root
     _refuse_circles({word: [root] for word, root in targets.items()}, "synonyms")
+    about_people, slurs = _read_sensitive(sensitive)
     edges, not_edges = _read_parents(folder / "parents.txt", targets)
     return WordLists(
         synonyms=targets,
@@ -184,6 +223,8 @@ def read_lists(
         deny=frozenset(word for path in deny for word in _read_words(path)),
         allow=frozenset(word for path in allow for word in _read_words(path)),
         hidden=frozenset(_read_words(folder / "hidden.txt")),
+        sensitive=about_people,
+        slurs=slurs,
         edges=edges,
         not_edges=not_edges,
     )
@@ -222,16 +263,26 @@ def _kind_and_rest(where: str, line: str) -> tuple[Kind, str]:
 
 
 def _read_words(path: Path) -> set[Word]:
-    found: set[Word] = set()
-    for where, line in _lines(path):
-        if line.partition(":")[0].strip() == "any":
-            kinds: tuple[Kind, ...] = ("object", "attribute", "action")
-            rest = line.partition(":")[2]
-        else:
-            kind, rest = _kind_and_rest(where, line)
-            kinds = (_space(kind),)
-        found.update((kind, normalise(name)) for kind in kinds for name in _names(rest))
-    return found
+    return {word for where, line in _lines(path) for word in _words(where, line)}
+
+
+def _read_sensitive(paths: Iterable[Path]) -> tuple[frozenset[Word], frozenset[Word]]:
+    """The sensitive words, and those of lines that begin with ``!``: the slurs."""
+    found: dict[bool, set[Word]] = {False: set(), True: set()}
+    for path in paths:
+        for where, line in _lines(path):
+            found[line.startswith("!")].update(_words(where, line.removeprefix("!").strip()))
+    return frozenset(found[False]), frozenset(found[True])
+
+
+def _words(where: str, line: str) -> Iterator[Word]:
+    if line.partition(":")[0].strip() == "any":
+        kinds: tuple[Kind, ...] = ("object", "attribute", "action")
+        rest = line.partition(":")[2]
+    else:
+        kind, rest = _kind_and_rest(where, line)
+        kinds = (_space(kind),)
+    return ((kind, normalise(name)) for kind in kinds for name in _names(rest))
 
 
 def _read_moves(path: Path) -> dict[Word, Word]:

@@ -1,0 +1,470 @@
+"""The behaviour of the review page, as the text that the page's security policy is hashed over.
+
+Knows the data that `taglens.collection.review_page` embeds and the decisions file. Names and captions reach the page
+as text nodes only. Cards are made for one page of tags at a time, so that thousands of tags stay quick. What
+`taglens.language.vocabulary_decisions` would refuse (merges that go round or end in a denied tag, a name that is
+taken) is refused here when it is decided.
+"""
+
+from __future__ import annotations
+
+SCRIPT = r"""
+"use strict";
+(() => {
+  const PER_PAGE = 40;
+  const at = (id) => document.getElementById(id);
+  const data = JSON.parse(at("data").textContent);
+  const tags = data.tags.map((row, column) => ({
+    ...row, column, s: row.s || [], p: row.p || [], x: row.x || [], r: row.r || [],
+    found: [row.n, ...(row.s || [])].join("\n").toLowerCase(),
+  }));
+  const byId = new Map(tags.map((tag) => [tag.i, tag]));
+  const slot = "taglens-review:" + data.vocabulary.fingerprint;
+  const decisions = new Map();
+  const kinds = [...document.querySelectorAll("button.kind")];
+  let shown = [];
+  let page = 0;
+
+  // -- small helpers -------------------------------------------------------------------------------
+
+  function make(name, className, ...parts) {
+    const element = document.createElement(name);
+    if (className) element.className = className;
+    element.append(...parts);
+    return element;
+  }
+  function button(text, action, className) {
+    const element = make("button", className, text);
+    element.type = "button";
+    element.addEventListener("click", action);
+    return element;
+  }
+  const named = (text) => make("bdi", "", text);
+  const number = (value) => value.toLocaleString("en");
+  const normal = (name) => name.normalize("NFC").replace(/\s+/g, " ").trim().toLowerCase();
+  // A tag of the same name and another kind needs its kind to be told apart.
+  const homographs = new Set();
+  const seen = new Set();
+  for (const tag of tags) (seen.has(normal(tag.n)) ? homographs : seen).add(normal(tag.n));
+  const called = (tag) => (homographs.has(normal(tag.n)) ? tag.n + " (" + tag.k + ")" : tag.n);
+
+  let silence = 0;
+  function complain(text) {
+    at("note").textContent = text;
+    at("note").hidden = false;
+    clearTimeout(silence);
+    silence = setTimeout(() => { at("note").hidden = true; }, 9000);
+  }
+
+  // -- decisions -----------------------------------------------------------------------------------
+
+  // Why a decision cannot be, or "".
+  function objection(tag, row) {
+    const others = [...decisions.values()];
+    const into = others.find((other) => other.decision === "merge" && other.into === tag.i);
+    if (row.decision === "deny" && into) {
+      return "“" + tag.n + "” cannot be denied: “" + byId.get(into.id).n + "” is merged into it. Undo that first.";
+    }
+    if (row.decision === "merge") {
+      const target = byId.get(row.into);
+      if (!target) return "There is no such tag to merge into.";
+      let here = target;
+      for (let steps = 0; here && steps <= tags.length; steps += 1) {
+        if (here === tag) return "“" + tag.n + "” cannot be merged into itself, not even by way of others.";
+        const next = decisions.get(here.i);
+        if (next && next.decision === "deny") {
+          return "“" + tag.n + "” cannot be merged into “" + here.n + "”, which is denied. Undo that first.";
+        }
+        here = next && next.decision === "merge" ? byId.get(next.into) : null;
+      }
+    }
+    if (row.decision !== "deny" && row.decision !== "merge") {
+      if (row.decision === "rename" && !normal(row.name)) return "A tag needs a name.";
+      const id = identity(tag, row);
+      const taken = tags.find((other) =>
+        other !== tag && alive(other) && identity(other, decisions.get(other.i)) === id);
+      if (taken) return "“" + taken.n + "” is " + id + " already: merge the two instead.";
+    }
+    return "";
+  }
+  const alive = (tag) => !["deny", "merge"].includes((decisions.get(tag.i) || {}).decision);
+  const identity = (tag, row) =>
+    (row && row.decision === "kind" ? row.kind : tag.k) + ":" +
+    normal(row && row.decision === "rename" ? row.name : tag.n);
+
+  function decide(tag, row) {
+    const why = objection(tag, row);
+    if (why) {
+      complain(why);
+      return false;
+    }
+    decisions.set(tag.i, { id: tag.i, ...row });
+    keep();
+    refresh(tag);
+    return true;
+  }
+  function undo(tag) {
+    const why = decisions.has(tag.i) ? objection(tag, { decision: "keep" }) : "";
+    if (why) {
+      complain(why);
+    } else if (decisions.delete(tag.i)) {
+      keep();
+      refresh(tag);
+    }
+  }
+  function advised(tag) {
+    const [decision, , target] = tag.a;
+    if (decision === "merge") return { decision, into: tags[target].i };
+    return decision === "kind" ? { decision, kind: target } : { decision };
+  }
+
+  const file = () => ({
+    taglens_decisions: data.format,
+    vocabulary: data.vocabulary,
+    decisions: tags.filter((tag) => decisions.has(tag.i)).map((tag) => decisions.get(tag.i)),
+  });
+  function keep() {
+    try {
+      localStorage.setItem(slot, JSON.stringify(file()));
+    } catch (error) {
+      complain("This browser keeps nothing for this page: download the decisions before you close it.");
+    }
+    count();
+  }
+  // Rows that fit this vocabulary; what does not fit is counted and left out.
+  function take(content) {
+    if (!content || content.taglens_decisions !== data.format || !Array.isArray(content.decisions)) {
+      throw new Error("this is no decisions file");
+    }
+    const of = (content.vocabulary || {}).fingerprint;
+    if (of !== data.vocabulary.fingerprint) {
+      throw new Error("these decisions are about another vocabulary (" + of + ")");
+    }
+    decisions.clear();
+    let left = 0;
+    for (const row of content.decisions) {
+      const tag = row && byId.get(row.id);
+      const fields = { keep: [], deny: [], merge: ["into"], rename: ["name"], kind: ["kind"] }[row && row.decision];
+      const plain = fields && fields.every((field) => typeof row[field] === "string") && row.kind !== "typed";
+      if (!tag || !plain || (row.decision === "kind" && !data.kinds.includes(row.kind))) { left += 1; continue; }
+      const clean = { id: row.id, decision: row.decision };
+      for (const field of fields) clean[field] = row[field];
+      decisions.set(tag.i, clean);
+    }
+    for (const row of [...decisions.values()]) {
+      if (objection(byId.get(row.id), row)) left += Number(decisions.delete(row.id));
+    }
+    return left;
+  }
+  function save() {
+    const link = make("a");
+    const text = JSON.stringify(file(), null, 1) + "\n";
+    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
+    link.download = data.vocabulary.name.replace(/[^\w.-]+/g, "-") + "-decisions.json";
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+
+  // -- one card ------------------------------------------------------------------------------------
+
+  function sentence(tag, row) {
+    if (row.decision === "merge") return ["Merged into ", named(called(byId.get(row.into)))];
+    if (row.decision === "rename") return ["Renamed to ", named(row.name)];
+    if (row.decision === "kind") return ["Kind changed to " + row.kind];
+    return [row.decision === "deny" ? "Denied" : "Kept"];
+  }
+  function advice(tag) {
+    const [decision, why, target] = tag.a;
+    const what = { merge: "merge into ", deny: "deny", kind: "change kind to " + target }[decision];
+    const parts = ["Proposed: " + what, ...(decision === "merge" ? [named(called(tags[target]))] : [])];
+    const text = make("span", "", ...parts, " (", named(why), ")");
+    return make("div", "advice", text, button("Accept", () => decide(tag, advised(tag))));
+  }
+  function head(tag) {
+    const often = make("span", "often", make("b", "", number(tag.f)), tag.f === 1 ? " caption" : " captions");
+    if (tag.c) often.append(" · count " + number(tag.c));
+    const element = make("div", "head", make("h2", "", named(tag.n)), make("span", "chip", tag.k), often);
+    const also = [];
+    if (tag.h) also.push("hidden");
+    if (tag.s.length) also.push("also: " + tag.s.join(", "));
+    if (tag.p.length) also.push("implies: " + tag.p.join(", "));
+    if (also.length) element.append(make("p", "also", named(also.join(" · "))));
+    return element;
+  }
+  function says(tag) {
+    if (!tag.x.length) return make("p", "none", "no caption names it");
+    return make("ul", "says", ...tag.x.map(([before, word, after]) =>
+      make("li", "", make("bdi", "", before, ...(word ? [make("mark", "", word)] : []), after))));
+  }
+  function near(tag) {
+    const rows = tag.r.map(([column, why]) => {
+      const other = tags[column];
+      const merge = button("Merge into", () => decide(tag, { decision: "merge", into: other.i }));
+      merge.setAttribute("aria-label", "Merge " + tag.n + " into " + called(other));
+      const text = make("span", "", make("b", "", named(called(other))), " " + number(other.f) + " · ", named(why));
+      return make("li", "", merge, text);
+    });
+    return make("div", "side", make("h3", "", "Near it"), make("ul", "near", ...rows));
+  }
+  function acts(tag) {
+    const row = decisions.get(tag.i);
+    const choices = [
+      ["keep", "Keep", () => decide(tag, { decision: "keep" })],
+      ["deny", "Deny", () => decide(tag, { decision: "deny" })],
+      ["merge", "Merge…", () => ask(tag, "merge")],
+      ["rename", "Rename…", () => ask(tag, "rename")],
+      ["kind", "Change kind…", () => ask(tag, "kind")],
+    ];
+    const element = make("div", "acts");
+    for (const [decision, text, action] of choices) {
+      const choice = button(text, action);
+      choice.setAttribute("aria-pressed", String(Boolean(row && row.decision === decision)));
+      element.append(choice);
+    }
+    if (row) element.append(button("Undo", () => undo(tag), "undo"));
+    return element;
+  }
+  function fill(card, tag) {
+    const row = decisions.get(tag.i);
+    card.className = "tag " + tag.k + (alive(tag) ? "" : " gone");
+    card.setAttribute("aria-label", called(tag) + ", " + (row ? row.decision : "undecided"));
+    card.replaceChildren(head(tag));
+    card.append(make("div", "side", make("h3", "", "In captions"), says(tag)));
+    if (tag.r.length) card.append(near(tag));
+    if (tag.a && !row) card.append(advice(tag));
+    if (row) card.append(make("p", "done", ...sentence(tag, row)));
+    card.append(acts(tag));
+  }
+  function cardOf(tag) {
+    return document.querySelector('.tag[data-c="' + tag.column + '"]');
+  }
+  function refresh(tag) {
+    const card = cardOf(tag);
+    if (!card) return;
+    const inside = card.contains(document.activeElement);
+    fill(card, tag);
+    if (inside) card.focus({ preventScroll: true });
+  }
+
+  // A line below the card in which the rest of a decision is typed.
+  function ask(tag, decision) {
+    const card = cardOf(tag);
+    for (const old of document.querySelectorAll(".form")) old.remove();
+    const field = make(decision === "kind" ? "select" : "input");
+    if (decision === "kind") {
+      for (const kind of data.kinds) if (kind !== tag.k) field.append(make("option", "", kind));
+    } else if (decision === "rename") {
+      field.value = tag.n;
+    } else {
+      names();
+      field.setAttribute("list", "names");
+      field.placeholder = "name or id of a tag";
+    }
+    field.id = "answer";
+    const text = { merge: "Merge into", rename: "New name", kind: "New kind" }[decision];
+    const label = make("label", "", text);
+    label.htmlFor = "answer";
+    const close = () => { form.remove(); card.focus({ preventScroll: true }); };
+    const form = make("form", "form", label, field, make("button", "main", "Set"), button("Cancel", close));
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const row = answer(tag, decision, field.value);
+      if (row && decide(tag, row)) card.focus({ preventScroll: true });
+    });
+    form.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") close();
+      // In a text field Enter submits by itself.
+      if (event.key === "Enter" && event.target === field && decision === "kind") form.requestSubmit();
+    });
+    card.append(form);
+    field.focus();
+    if (field.select) field.select();
+  }
+  function answer(tag, decision, text) {
+    if (decision === "kind") return { decision, kind: text };
+    if (decision === "rename") return { decision, name: text.replace(/\s+/g, " ").trim() };
+    const key = normal(text);
+    const fits = byId.has(text.trim())
+      ? [byId.get(text.trim())]
+      : tags.filter((other) => other !== tag && (normal(other.n) === key || normal(called(other)) === key));
+    const same = fits.filter((other) => other.k === tag.k);
+    const found = same.length === 1 ? same : fits;
+    if (found.length === 1) return { decision, into: found[0].i };
+    complain(found.length
+      ? "“" + text + "” is several tags: type an id, such as " + found.map((other) => other.i).join(" or ") + "."
+      : "There is no tag “" + text + "”: choose a name from the list.");
+    return null;
+  }
+  function names() {
+    if (at("names").childElementCount) return;
+    at("names").append(...tags.map((tag) => {
+      const option = make("option");
+      option.value = called(tag);
+      return option;
+    }));
+  }
+
+  // -- the list ------------------------------------------------------------------------------------
+
+  const orders = {
+    often: (a, b) => b.f - a.f || b.c - a.c || a.column - b.column,
+    rare: (a, b) => a.f - b.f || a.c - b.c || a.column - b.column,
+    name: (a, b) => (a.n < b.n ? -1 : a.n > b.n ? 1 : a.column - b.column),
+    open: (a, b) => decisions.has(a.i) - decisions.has(b.i) || orders.often(a, b),
+    advice: (a, b) => Boolean(b.a) - Boolean(a.a) || orders.often(a, b),
+  };
+  const views = {
+    all: () => true,
+    open: (tag) => !decisions.has(tag.i),
+    done: (tag) => decisions.has(tag.i),
+    advice: (tag) => Boolean(tag.a),
+    near: (tag) => tag.r.some(([, , close]) => close),
+    never: (tag) => tag.f === 0,
+  };
+  const isOff = (one) => one.getAttribute("aria-pressed") === "false";
+
+  function list() {
+    const word = normal(at("find").value);
+    const off = new Set(kinds.filter(isOff).map((one) => one.dataset.k));
+    const fits = views[at("show").value];
+    shown = tags.filter((tag) => !off.has(tag.k) && fits(tag) && (tag.found.includes(word) || tag.i === word));
+    shown.sort(orders[at("sort").value]);
+    turn(0);
+  }
+  function turn(to) {
+    const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
+    page = Math.min(Math.max(to, 0), pages - 1);
+    const cards = shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((tag, place) => {
+      const card = make("article");
+      card.dataset.c = tag.column;
+      card.tabIndex = place ? -1 : 0;
+      fill(card, tag);
+      return card;
+    });
+    at("tags").replaceChildren(...cards);
+    at("page").textContent = "page " + number(page + 1) + " of " + number(pages);
+    at("back").disabled = page === 0;
+    at("next").disabled = page === pages - 1;
+    at("pages").hidden = pages === 1;
+    at("empty").hidden = shown.length > 0;
+    count();
+  }
+  function turnAndShow(to) {
+    turn(to);
+    window.scrollTo(0, 0);
+    const first = document.querySelector(".tag");
+    if (first) first.focus({ preventScroll: true });
+  }
+  function count() {
+    at("decided").textContent = number(decisions.size);
+    at("all").textContent = number(tags.length);
+    at("bar").max = Math.max(tags.length, 1);
+    at("bar").value = decisions.size;
+    at("count").textContent = shown.length === tags.length ? number(tags.length) + " tags"
+      : number(shown.length) + " of " + number(tags.length) + " tags";
+    const waiting = proposals();
+    at("accept").hidden = waiting.length === 0;
+    at("accept").textContent = "Accept proposals shown (" + number(waiting.length) + ")…";
+  }
+  const proposals = () => shown.filter((tag) => tag.a && !decisions.has(tag.i));
+
+  // -- events --------------------------------------------------------------------------------------
+
+  at("find").addEventListener("input", list);
+  at("sort").addEventListener("change", list);
+  at("show").addEventListener("change", list);
+  document.querySelector("form.tools").addEventListener("submit", (event) => event.preventDefault());
+  for (const one of kinds) {
+    one.addEventListener("click", () => {
+      one.setAttribute("aria-pressed", String(isOff(one)));
+      list();
+    });
+  }
+  at("back").addEventListener("click", () => turnAndShow(page - 1));
+  at("next").addEventListener("click", () => turnAndShow(page + 1));
+  at("save").addEventListener("click", save);
+  at("open").addEventListener("click", () => at("pick").click());
+  at("clear").addEventListener("click", () => {
+    if (decisions.size && confirm("Forget all " + decisions.size + " decisions?")) {
+      decisions.clear();
+      keep();
+      list();
+    }
+  });
+  at("accept").addEventListener("click", () => {
+    const waiting = proposals();
+    if (!confirm("Accept " + waiting.length + " proposals, on all pages of this view?")) return;
+    const refused = waiting.filter((tag) => {
+      const row = advised(tag);
+      if (objection(tag, row)) return true;
+      decisions.set(tag.i, { id: tag.i, ...row });
+      return false;
+    });
+    keep();
+    turn(page);
+    if (refused.length) complain(refused.length + " proposals do not fit what you decided, and were left open.");
+  });
+  at("pick").addEventListener("change", async () => {
+    const chosen = at("pick").files[0];
+    at("pick").value = "";
+    const asked = "Replace your " + decisions.size + " decisions by those of the file?";
+    if (!chosen || (decisions.size && !confirm(asked))) return;
+    try {
+      const left = take(JSON.parse(await chosen.text()));
+      if (left) complain(left + " rows of the file do not fit this vocabulary and were left out.");
+      keep();
+      list();
+    } catch (error) {
+      complain("Cannot open " + chosen.name + ": " + error.message + ".");
+    }
+  });
+
+  function step(card, way) {
+    const next = way > 0 ? card.nextElementSibling : card.previousElementSibling;
+    if (!next) return;
+    card.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus({ preventScroll: true });
+    next.scrollIntoView({ block: "nearest" });
+  }
+  document.addEventListener("focusin", (event) => {
+    const card = event.target.closest(".tag");
+    if (card) for (const other of document.querySelectorAll(".tag")) other.tabIndex = other === card ? 0 : -1;
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, summary")) return;
+    const card = event.target.closest(".tag") || document.querySelector('.tag[tabindex="0"]');
+    const tag = card && tags[Number(card.dataset.c)];
+    const onward = (done) => { if (done) step(card, 1); };
+    const keys = {
+      "/": () => at("find").focus(),
+      ArrowLeft: () => { if (page > 0) turnAndShow(page - 1); },
+      ArrowRight: () => { if ((page + 1) * PER_PAGE < shown.length) turnAndShow(page + 1); },
+    };
+    if (card) Object.assign(keys, {
+      ArrowDown: () => (card.contains(document.activeElement) ? step(card, 1) : card.focus()),
+      ArrowUp: () => step(card, -1),
+      k: () => onward(decide(tag, { decision: "keep" })),
+      d: () => onward(decide(tag, { decision: "deny" })),
+      a: () => { if (tag.a && !decisions.has(tag.i)) onward(decide(tag, advised(tag))); },
+      m: () => ask(tag, "merge"),
+      r: () => ask(tag, "rename"),
+      c: () => ask(tag, "kind"),
+      u: () => undo(tag),
+    });
+    const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (action) {
+      event.preventDefault();
+      action();
+    }
+  });
+
+  try {
+    const stored = localStorage.getItem(slot);
+    if (stored) take(JSON.parse(stored));
+  } catch (error) {
+    complain("What this browser kept of earlier decisions cannot be read: " + error.message + ".");
+  }
+  list();
+})();
+"""
