@@ -182,6 +182,38 @@ def labels() -> str:
     return f"Mean F1 over {f['names']} names: {f['mean_f1']:.3f}. Lowest: {low}. {origin(row)}"
 
 
+def parser() -> str:
+    row = newest("parser")
+    f = row["figures"]
+    lines = ["| on 1,000 gold graphs | precision | recall | F1 | 95 % |", "|---|---|---|---|---|"]
+    for kind in ("entities", "attributes", "actions"):
+        k = f[kind]
+        shares = " | ".join(f"{k[part]:.3f}" for part in ("precision", "recall", "f1"))
+        lines.append(f"| {kind} | {shares} | {k['low']:.3f} to {k['high']:.3f} |")
+    lines += [f"| {name} | | | {value:.3f} | |" for name, value in f["structure"].items()]
+    speed = f["speed"]
+    errors = [
+        f"{kind}: " + ", ".join(f"{what} {count}" for what, count in found.items())
+        for kind, found in f["errors"].items()
+    ]
+    rate = (
+        f"{speed['captions_per_cpu_second']:,} captions a CPU second in one process (five runs: "
+        f"{speed['slowest_fifth']:,} to {speed['fastest_fifth']:,}); `taglens parse` on the whole file, start "
+        f"and JSON included, {speed['command_captions_per_second']:,} a second. {origin(row)}"
+    )
+    return "\n".join([*lines, "", rate, "", f"Errors by type, {'; '.join(errors)}."])
+
+
+def relabelled() -> str:
+    row = newest("relabelled")
+    f = row["figures"]
+    gained = ", ".join(f"{name} {count:+d}" for name, count in f["largest"].items())
+    return (
+        f"{f['pictures']:,} pictures: {f['before']:,} labels before, {f['after']:,} after; {f['kept']:,} are the "
+        f"same, {f['gone']:,} gone, {f['new']:,} new. The largest changes: {gained}. {origin(row)}"
+    )
+
+
 def training() -> str:
     row = newest("training")
     f, s = row["figures"], row["settings"]
@@ -211,6 +243,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": speed,
     "encoders": encoders,
     "labels": labels,
+    "parser": parser,
+    "relabelled": relabelled,
     "training": training,
 }
 

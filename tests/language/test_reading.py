@@ -102,3 +102,11 @@ def test_any_label_on_any_word_is_read(label: str) -> None:
 def test_compounds_without_an_end_are_whole_by_themselves() -> None:
     assert read("tree on a hill", "MP.H").objects == ("tree", "hill")
     assert read("light on a hill", "DP.H").attributes == ("light",)
+
+
+def test_long_lists_give_no_more_relations_than_words() -> None:
+    dogs, cats = [f"dog{n}" for n in range(600)], [f"cat{n}" for n in range(600)]
+    text = " and ".join(dogs) + " ride " + " and ".join(cats)
+    found = read(text, ".".join("H" * 600) + "V" + ".".join("H" * 600))
+    assert len(found.objects) == 1200
+    assert 600 <= len(found.relations) <= 8 * 600

@@ -37,6 +37,8 @@ Step: TypeAlias = "Callable[[Reading, Word], None]"
 
 # Words a predicate may have: a verb and its prepositions.
 _LONGEST_PREDICATE = 5
+# Nouns that act together; of a longer list only these are given what they all do.
+_MOST_TOGETHER = 8
 
 
 class ParsedCaption(NamedTuple):
@@ -255,7 +257,8 @@ class Reading:
                 # "By the trees, a woman": what opens the caption belongs to nothing yet.
                 self._predicate, self._standing = [], _AWAY
         elif joined and self._nearest in self._clause:
-            self._clause.append(name)
+            if len(self._clause) < _MOST_TOGETHER:
+                self._clause.append(name)
         elif not joined or self._fresh:
             # "The bench the man sits on": he acts, and the bench waits for the preposition.
             self._fronted, self._clause, self._fresh = self._nearest, [name], False
@@ -436,10 +439,11 @@ def _regular(labels: str) -> str:
 
 def _owned(words: Sequence[Word], labels: str) -> str:
     """Labels in which "K" also marks a noun before "'s"."""
+    marked = list(labels)
     for i, word in enumerate(words):
         if word.role == POSSESSES and i and labels[i - 1] == "H":
-            labels = f"{labels[: i - 1]}K{labels[i:]}"
-    return labels
+            marked[i - 1] = "K"
+    return "".join(marked)
 
 
 _NO_HEAD, _NO_END, _OWNER = re.compile("M(?![MH])"), re.compile("D(?![DA])"), re.compile("H(?=[HM])")
