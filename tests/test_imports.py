@@ -18,7 +18,7 @@ PACKAGE = "taglens"
 # A package imports from those of smaller number; its own files may import each other, without circles.
 STOREYS = {
     **dict.fromkeys(("errors", "results", "vocabulary", "containers", "images"), 0),
-    **dict.fromkeys(("models", "language"), 1),
+    **dict.fromkeys(("models", "language", "hub"), 1),
     **dict.fromkeys(("data", "inference"), 2),
     "collection": 3,
     **dict.fromkeys(("training", "evaluation", "server"), 4),
@@ -49,6 +49,7 @@ HEAVY = {
     "skimage": set[str](),
     "matplotlib": set[str](),
     "wordcloud": set[str](),
+    "huggingface_hub": set[str](),
 }
 
 

@@ -460,3 +460,16 @@ def test_homographs_of_other_kinds_are_no_problem() -> None:
     ]
     words.append(Entry("kite", "object", synonyms=("fly", "soar")))
     assert Vocabulary(words).problems() == []
+
+
+def test_half_a_character_in_a_name_is_refused() -> None:
+    with pytest.raises(VocabularyError, match="half a character"):
+        Entry("dog\ud800", "object")
+
+
+@pytest.mark.parametrize("line", ['{"name": ' + "[" * 100_000, '{"name": "a", "count": ' + "9" * 5_000 + "}"])
+def test_lines_that_no_reader_takes_are_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "v.jsonl"
+    path.write_text('{"name": "dog", "kind": "object"}\n' + line + "\n")
+    with pytest.raises(VocabularyError, match="line 2"):
+        Vocabulary.load(path)

@@ -19,6 +19,8 @@ from taglens.models.configs import (
     EncoderConfig,
     HybridConfig,
     RecognizerConfig,
+    SwinConfig,
+    ViTConfig,
 )
 from taglens.models.recognizer import Recognizer
 from taglens.vocabulary import Entry, Vocabulary
@@ -31,7 +33,9 @@ CONVNET = ConvNetConfig(widths=(8, 16), depths=(1, 1), stem_width=8)
 HYBRID = HybridConfig(
     widths=(8, 16), depths=(1, 1), stem_width=8, attention_width=16, attention_depth=1, heads=2
 )
-ENCODERS: dict[str, EncoderConfig] = {"convnet": CONVNET, "hybrid": HYBRID}
+SWIN = SwinConfig(width=8, depths=(2, 2), heads=(1, 2), window=2)
+VIT = ViTConfig(width=16, depth=1, heads=2, patch=8, grid=3)
+ENCODERS: dict[str, EncoderConfig] = {"convnet": CONVNET, "hybrid": HYBRID, "swin": SWIN, "vit": VIT}
 DECODER = DecoderConfig(width=16, depth=2, heads=2, ffn_width=32)
 NAMES = ("dog", "cat", "beach", "red", "run", "boat")
 

@@ -7,6 +7,7 @@ TaglensError
 ├── VocabularyError       a vocabulary file or entry that breaks its own rules
 ├── ModelError            a bundle or checkpoint that is incomplete, damaged or not finite
 ├── MismatchError         two things that do not belong together (both fingerprints are named)
+├── DownloadError         a file of others that cannot be fetched, or is not what it should be
 └── DataError             a corpus, a label file or a shard that cannot be read as what it claims to be
 """
 
@@ -69,3 +70,7 @@ class MismatchError(TaglensError):
 
 class DataError(TaglensError):
     """A corpus, label file or shard that is not what it claims to be."""
+
+
+class DownloadError(TaglensError):
+    """A file of others that cannot be fetched, or is not what it should be."""

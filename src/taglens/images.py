@@ -159,6 +159,16 @@ def load(
     )
 
 
+# What `prepare` and the encoders' own normalisation do to a picture, as model folders record it.
+PIXELS: dict[str, Any] = {
+    "resize": "bilinear",
+    "keep_aspect": False,
+    "range": [0, 1],
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+
+
 def prepare(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]:
     """A model's input: squashed to a square (proportions are not kept), antialiased bilinear, float32.
 

@@ -72,6 +72,8 @@ class Entry:
     def __post_init__(self) -> None:
         if not normalise(self.name):
             raise VocabularyError("a tag has an empty name")
+        if any(map(_half_characters, (self.name, *self.synonyms, *self.translations.values()))):
+            raise VocabularyError(f"tag {self.name!r} has half a character in a name; no file can hold it")
         if self.kind not in KINDS:
             raise VocabularyError(
                 f"tag {self.name!r} has kind {self.kind!r}; expected one of {', '.join(KINDS)}"
@@ -108,6 +110,11 @@ class Entry:
 
 
 _ENTRY_FIELDS = {"id", *Entry.__dataclass_fields__}
+
+
+def _half_characters(text: str) -> bool:
+    """Lone surrogates: what JSON can write and UTF-8 cannot."""
+    return not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def read_entry(row: Any, where: str) -> Entry:
@@ -165,10 +172,22 @@ class Vocabulary:
         VocabularyError: two entries share an id.
     """
 
-    def __init__(self, entries: Iterable[Entry], *, name: str = "vocabulary", description: str = "") -> None:
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        *,
+        name: str = "vocabulary",
+        description: str = "",
+        strict: bool = False,
+    ) -> None:
+        """
+        Args:
+            strict: a tag is given above its stored threshold and not at it, see `select`.
+        """
         self.entries: tuple[Entry, ...] = tuple(entries)
         self.name = name
         self.description = description
+        self.strict = strict
         self._position: dict[str, int] = {}
         for position, entry in enumerate(self.entries):
             if entry.id in self._position:
@@ -291,6 +310,13 @@ class Vocabulary:
         """Stored thresholds, shape [T]."""
         return np.array([default if e.threshold is None else e.threshold for e in self.entries], np.float32)
 
+    def least(self) -> npt.NDArray[np.float32]:
+        """The lowest score at which each tag is given, shape [T]: its stored threshold, or the number after it."""
+        # Parity: published models want their thresholds exceeded; everywhere else reaching one is enough, so that
+        # a threshold of 0 gives every tag.
+        stored = self.thresholds()
+        return np.nextafter(stored, np.float32(2)) if self.strict else stored
+
     def select(
         self,
         scores: npt.NDArray[np.float32],
@@ -302,7 +328,8 @@ class Vocabulary:
         """Scores [T] to tags by falling score: the one rule.
 
         A tag is given when ``score >= threshold``; hidden tags never are. The threshold cuts first, then
-        ``top`` (None or 0: no limit). ``threshold=None`` takes the stored ones. Where a tag has a name in
+        ``top`` (None or 0: no limit). ``threshold=None`` takes the stored ones, which a ``strict`` vocabulary wants
+        exceeded: there a threshold of 1 is never reached. Where a tag has a name in
         ``language`` it is given under that one; its id stays.
         """
         if scores.shape != (len(self),):
@@ -312,7 +339,7 @@ class Vocabulary:
                 found=f"shape {scores.shape}",
                 cure="Load the vocabulary that was saved with the model.",
             )
-        least = self.thresholds() if threshold is None else np.float32(threshold)
+        least = self.least() if threshold is None else np.float32(threshold)
         keep = np.flatnonzero(scores >= least)
         order = keep[np.argsort(-scores[keep], kind="stable")]
         tags = []
@@ -330,7 +357,7 @@ class Vocabulary:
         if len(thresholds) != len(self):
             raise VocabularyError(f"{len(thresholds)} thresholds for the {len(self)} tags of {self.ref}")
         entries = [replace(e, threshold=t) for e, t in zip(self.entries, thresholds, strict=True)]
-        return Vocabulary(entries, name=self.name, description=self.description)
+        return Vocabulary(entries, name=self.name, description=self.description, strict=self.strict)
 
     def require(self, fingerprint: str, *, what: str) -> None:
         """Refuse a thing that was made for another vocabulary."""
@@ -374,8 +401,8 @@ class Vocabulary:
             for number, line in lines:
                 try:
                     rows.append((number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise VocabularyError(f"{path}, line {number}: not JSON ({error.msg})") from None
+                except (ValueError, RecursionError) as error:
+                    raise VocabularyError(f"{path}, line {number}: not JSON ({error})") from None
             first = rows[0][1]
             if isinstance(first, dict) and "taglens_vocabulary" in first:
                 header = first
@@ -392,6 +419,7 @@ class Vocabulary:
             entries,
             name=str(header.get("name") or path.stem),
             description=str(header.get("description", "")),
+            strict=header.get("strict") is True,
         )
         stored = header.get("fingerprint")
         if stored is not None and stored != vocabulary.fingerprint:
@@ -414,6 +442,8 @@ class Vocabulary:
         }
         if self.description:
             header["description"] = self.description
+        if self.strict:
+            header["strict"] = True
         lines = [header, *(entry.to_dict() for entry in self.entries)]
         text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
         beside = path.with_name(path.name + ".part")

@@ -5,6 +5,11 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
+import queue
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -87,3 +92,32 @@ def test_a_damaged_file_is_named_and_leaves_the_old_output(tmp_path: Path, raw: 
         run(None, input=source, output=target, workers=0)
     assert target.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_rows_are_packed_where_the_name_says_so(tmp_path: Path) -> None:
+    for name in ("a.jsonl.gz", "b.jsonl.gz"):
+        run(None, input=captions(tmp_path, b"a red car\n"), output=tmp_path / name, workers=1)
+    assert rows(gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).decode())[0]["objects"] == ["car"]
+    assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
+
+
+def test_a_folder_as_output_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--output"):
+        run(None, input=captions(tmp_path, b"a\n"), output=tmp_path, workers=1)
+
+
+def test_who_writes_a_caption_can_wait_for_its_row() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", "from taglens.cli import main; main()", "parse", "-"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        assert process.stdin and process.stdout
+        found: queue.Queue[str] = queue.Queue()
+        reader = threading.Thread(target=lambda out: found.put(out.readline()), args=(process.stdout,))
+        reader.start()
+        process.stdin.write("a red car\n")
+        process.stdin.flush()
+        assert json.loads(found.get(timeout=60))["objects"] == ["car"]
+        process.stdin.close()
+        reader.join()

@@ -159,3 +159,24 @@ def test_build_needs_something_to_build_from(tmp_path: Path, capsys: pytest.Capt
     assert status == 2
     assert "--captions" in err
     assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_build_checks_before_the_long_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a dog\n")
+    for arguments, named in (
+        (["--out", str(tmp_path / "no" / "v.jsonl")], "--out"),
+        (["--out", str(tmp_path / "v.csv")], "JSON Lines"),
+        (["--out", str(tmp_path / "v.jsonl"), "--workers", "-1"], "--workers"),
+    ):
+        status, _, errors = run(capsys, "build", "--captions", captions, *arguments)
+        assert status == 2 and named in errors
+    (tmp_path / "captions.txt").write_text('{"captions": ["a dog"]}\n')
+    status, _, errors = run(capsys, "build", "--captions", captions, "--out", tmp_path / "v.jsonl")
+    assert status == 2 and ".jsonl" in errors
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Vocabulary([Entry("[/x] :dog: [red]", "object")]).save(tmp_path / "v.jsonl")
+    status, out, _ = run(capsys, "show", tmp_path / "v.jsonl")
+    assert status == 0 and "[/x] :dog: [red]" in out

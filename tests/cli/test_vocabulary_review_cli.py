@@ -91,6 +91,9 @@ def test_stats_draws(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert status == 0 and out.count("\n") == 1
     assert "zipf.png: 4 tags by rank" in err
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (zipf, cloud))
+    # A name that is not written as names are compared has its place in the cloud all the same.
+    Vocabulary([Entry("Cafe\u0301  au lait", "object", count=3)]).save(file)
+    assert run(capsys, "stats", file, "--cloud", cloud)[0] == 0
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, out, err = run(capsys, "stats", file, "--zipf", zipf)
     assert (status, out) == (2, "")
@@ -178,6 +181,16 @@ def test_apply_refuses_another_vocabulary_and_writes_nothing(
     assert (status, out) == (1, "- object:dogs\n")
     assert "skipped: " in err and "decision 2 (object:cat)" in err
     assert len(Vocabulary.load(new)) == 3
+
+
+def test_apply_does_not_write_what_no_command_would_read(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vocabulary = {"name": WORDS.name, "fingerprint": WORDS.fingerprint}
+    decisions = write_decisions(file.parent / "d.json", {"format": 1, "vocabulary": vocabulary})
+    status, _, err = run(capsys, "apply", file, "--decisions", decisions, "--out", file.parent / "n.csv")
+    assert status == 2 and "apply writes JSON Lines; name it" in err
+    assert not (file.parent / "n.csv").exists()
 
 
 def test_review_needs_captions_and_a_place(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

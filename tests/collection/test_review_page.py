@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,75 @@ def test_a_large_vocabulary_gives_a_small_page(tmp_path: Path) -> None:
     assert page.stat().st_size < 10e6
     # Cards are made in the browser, one page of them at a time.
     assert page.read_text(encoding="utf-8").count("<article") == 0
+
+
+# The page's script on its own: elements that only remember, earlier decisions in the browser's storage, then a
+# click on "Download decisions". Says what the page complains of and what the file holds.
+STAGE = r"""
+const [, script, data, stored] = require("fs").readFileSync(0, "utf8").split("\u0000");
+const on = {};
+const element = () => ({
+  append() {}, replaceChildren() {}, setAttribute() {}, getAttribute: () => "true", click() {}, focus() {},
+  remove() {}, contains: () => false, dataset: {}, value: "", childElementCount: 0,
+  addEventListener(event, action) { this[event] = action; },
+});
+const at = (id) => on[id] || (on[id] = element());
+Object.assign(at("data"), { textContent: data });
+Object.assign(at("show"), { value: "all" });
+Object.assign(at("sort"), { value: "often" });
+let file = "";
+require("vm").runInNewContext(script, {
+  document: { getElementById: at, createElement: element, querySelector: element, querySelectorAll: () => [],
+    addEventListener() {} },
+  localStorage: { getItem: () => stored, setItem() {} }, window: { scrollTo() {} },
+  setTimeout: () => 0, clearTimeout() {}, URL: { createObjectURL: () => "", revokeObjectURL() {} },
+  Blob: class { constructor([text]) { file = text; } },
+});
+at("save").click();
+console.log(JSON.stringify({ said: at("note").textContent, decisions: JSON.parse(file).decisions }));
+"""
+
+
+def loaded(review: Review, page: Path, decisions: list[dict[str, str]]) -> dict[str, Any]:
+    """What the page makes of decisions that the browser kept."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs node")
+    text = write_review(review, page).read_text(encoding="utf-8")
+    data, script = re.findall(r"<script[^>]*>(.*?)</script>", text, re.DOTALL)
+    vocabulary = {"name": review.vocabulary.name, "fingerprint": review.vocabulary.fingerprint}
+    stored = json.dumps({"taglens_decisions": 1, "vocabulary": vocabulary, "decisions": decisions})
+    given = "\0".join(["", script, data, stored])
+    done = subprocess.run(
+        [node, "-e", STAGE], input=given, capture_output=True, encoding="utf-8", timeout=60, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("decision", ["keep", "deny"])
+def test_thousands_of_decisions_load_at_once(tmp_path: Path, decision: str) -> None:
+    """By the minute where each decision reads all others."""
+    review = reviewed(*(f"tag number {number}" for number in range(8000)))
+    decisions = [{"id": id, "decision": decision} for id in review.vocabulary.ids]
+    assert loaded(review, tmp_path / "p.html", decisions)["decisions"] == decisions
+
+
+def test_decisions_that_do_not_fit_each_other_are_left_out(tmp_path: Path) -> None:
+    review = reviewed("dog", "hound", "cat", "kitty", "lion")
+    fit = [
+        {"id": "object:dog", "decision": "rename", "name": "Hound"},
+        {"id": "object:hound", "decision": "kind", "kind": "scene"},
+        {"id": "object:cat", "decision": "keep"},
+    ]
+    for wrong in (
+        {"id": "object:kitty", "decision": "rename", "name": "Lion"},
+        {"id": "object:kitty", "decision": "merge", "into": "object:kitty"},
+        {"id": "object:kitty", "decision": "merge", "into": "object:puma"},
+    ):
+        found = loaded(review, tmp_path / "p.html", [*fit, wrong])
+        assert found["decisions"] == fit
+        assert found["said"].startswith("1 of the decisions")
 
 
 def test_from_page_to_decisions_to_vocabulary(tmp_path: Path) -> None:

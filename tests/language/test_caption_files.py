@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,16 @@ def test_gzip_is_known_by_name_and_by_content(tmp_path: Path) -> None:
     (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"one\n" * 99)[:-12])
     with pytest.raises(DataError, match=r"b\.txt\.gz"):
         list(caption_rows(tmp_path / "b.txt.gz"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_nothing_of_a_pipe_is_lost(tmp_path: Path, packed: bool) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    text = b"one\ntwo\n"
+    writer = threading.Thread(target=pipe.write_bytes, args=(gzip.compress(text) if packed else text,))
+    writer.start()
+    assert list(caption_rows(pipe)) == [(1, ("one",)), (2, ("two",))]
+    writer.join()
 
 
 def test_rows_of_pictures_by_split(tmp_path: Path) -> None:

@@ -84,7 +84,9 @@ def test_actions(caption: str, actions: tuple[str, ...]) -> None:
         ("two dogs running", ((2, "dog"),)),
         ("3 red cars", ((3, "car"),)),
         ("several people on a beach", (("several", "person"),)),
-        ("a dog", ()),
+        ("a dog runs", ()),
+        ("1,000 people on a beach", ((1000, "person"),)),
+        ("a dozen eggs", ((12, "egg"),)),
     ],
 )
 def test_counts_are_no_attributes(caption: str, counts: tuple[tuple[int | str, str], ...]) -> None:
@@ -138,6 +140,8 @@ WORDS = st.sampled_from(
 @example("&" * 10_000)
 @example("\ud800 dog \x00 İ ﬁ ² ½ 一 ٣ dogs")
 @example("9" * 5_000 + " dogs")
+@example("&#" + "1" * 5_000 + ";")
+@example("palm " * 3_000 + "tree")
 def test_any_string_has_a_consistent_row(text: str) -> None:
     found = parse(text)
     assert found.caption == text
@@ -173,6 +177,12 @@ def test_lines_come_in_order_from_one_process_and_from_two() -> None:
 @given(st.lists(st.one_of(st.text(max_size=40), st.lists(WORDS, max_size=12).map(" ".join)), max_size=70))
 def test_a_batch_gives_what_single_calls_give(texts: list[str]) -> None:
     assert list(CaptionParser().parse_many(texts)) == [parse(text) for text in texts]
+
+
+@pytest.mark.parametrize("noun", ["dog", "bird", "bus", "tree", "car", "horse", "emu", "man", "beach"])
+@pytest.mark.parametrize("form", ["{}", "a {}", "the {}", "a {}.", "a red {}", "A photo of a {}"])
+def test_a_noun_alone_is_an_object(noun: str, form: str) -> None:
+    assert noun in parse(form.format(noun)).objects
 
 
 def test_slips_of_the_pen_are_put_right() -> None:

@@ -110,3 +110,10 @@ def test_long_lists_give_no_more_relations_than_words() -> None:
     found = read(text, ".".join("H" * 600) + "V" + ".".join("H" * 600))
     assert len(found.objects) == 1200
     assert 600 <= len(found.relations) <= 8 * 600
+
+
+def test_a_participle_that_graphs_do_not_use_is_an_action_whatever_its_label() -> None:
+    assert read("two women dancing", "NHO").actions == ("dance",)
+    assert read("people are jogging in the park", "H.OP.H").relations == (("person", "jog in", "park"),)
+    assert read("a man during the morning", ".H..O").actions == ()
+    assert read("a boy performing a trick", ".HV.V").objects == ("boy", "trick")

@@ -89,10 +89,11 @@ def test_unknown_words_are_read_by_their_pieces() -> None:
     (row,) = table.add("zruns")
     found = [piece for piece in pieces_of("zruns") if piece in tagger.weights.pieces]
     assert found
-    expected = sum(
-        tagger.weights.piece_vectors[tagger.weights.pieces.index(piece)].astype(int) for piece in found
-    )
-    assert table.vectors(np.array([row]))[0].tolist() == np.clip(expected, -127, 127).tolist()
+    places = [tagger.weights.pieces.index(piece) for piece in found]
+    vector = np.clip(tagger.weights.piece_vectors[places].astype(int).sum(0), -127, 127)
+    alone = table.first_sums(np.array([0, 0, row, 0, 0]))[0]
+    window = np.concatenate([tagger.weights.edge, tagger.weights.edge, vector, *[tagger.weights.edge] * 2])
+    assert alone.tolist() == (window.astype(int) @ tagger.weights.first.astype(int)).tolist()
 
 
 def test_the_disk_keeps_everything(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taglens.errors import DataError, UsageError, VocabularyError
+from taglens.language.parser import parse_lines
 from taglens.language.vocabulary_builder import (
     Build,
     build_vocabulary,
@@ -729,3 +730,10 @@ def test_a_head_that_means_the_compound_ends_the_search() -> None:
     counts: Counter[Word] = Counter({("object", "guitar"): 5, ("action", "play"): 5})
     made = build_vocabulary(counts, lists, min_count=1).vocabulary
     assert made.find("guitar") is not None
+
+
+def test_what_describes_by_doing_counts_as_the_action_alone() -> None:
+    captions = ["a woman smiling", "a man running", "people sitting", "a charming dog runs"]
+    counts = count_words(captions, parse_lines, packaged())
+    assert counts["action", "run"] == 2
+    assert not {name for kind, name in counts if kind == "attribute"} & {"smiling", "running", "sitting"}

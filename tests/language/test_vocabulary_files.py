@@ -153,6 +153,7 @@ def test_a_table_from_a_spreadsheet(divider: str, tmp_path: Path) -> None:
         ('name,threshold\ndog,"0,65"\n', "line 2: threshold: .*found '0,65'"),
         ("name,threshold\ndog,nan\n", "line 2: threshold: .*'nan'"),
         ("name,count\ndog,1.5\n", "line 2: count must be a whole number such as 12, found '1.5'"),
+        (f"name,count\ndog,{'9' * 9999}\n", "line 2: count must be a whole number"),
         ("name,hidden\ndog,maybe\n", "line 2: hidden must be true, false or empty"),
         ("id,name\nobject:cat,dog\n", "line 2: id 'object:cat' does not fit"),
         ("name\ndog,object\n", "line 2: 2 cells for 1 columns"),
@@ -164,6 +165,11 @@ def test_a_table_from_a_spreadsheet(divider: str, tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_meant_says_where(text: str, said: str) -> None:
     with pytest.raises(VocabularyError, match=rf"(?s)t\.csv.*{said}"):
         table(text)
+
+
+@pytest.mark.parametrize("cell", ["[" * 99999, f"[{'9' * 9999}]", "[a"])
+def test_a_cell_that_only_begins_like_a_list_is_one_item(cell: str) -> None:
+    assert table(f"name,synonyms\ndog,{cell}\n")[0].synonyms == (cell,)
 
 
 def test_a_long_cell_is_read_and_the_process_keeps_its_limit() -> None:
@@ -200,7 +206,7 @@ def test_homographs_are_two_tags_where_the_kinds_of_lines_are_said(tmp_path: Pat
         read_vocabulary(path, blocks=[Block("action", 6)])
     with pytest.raises(UsageError, match="states its own kinds"):
         read_vocabulary(write(tmp_path / "t.csv", "name\ndog\n"), blocks=[Block("action", 1)])
-    for text in ("action", "thing=3", "action=x", "action=3,"):
+    for text in ("action", "thing=3", "action=x", "action=3,", "action=" + "9" * 9999):
         with pytest.raises(UsageError, match="expected KIND=LINE"):
             parse_blocks(text)
 
@@ -219,6 +225,8 @@ def test_homographs_are_two_tags_where_the_kinds_of_lines_are_said(tmp_path: Pat
         (b'[{"dog": ["a"], "Dog": ["b"]}]', "object 1: 'Dog' stands twice"),
         (b'[{"dog": ["a"]},\n{"dog": ["b"]}]', "object 2: 'dog' stands twice"),
         (b'[{"dog":\n["a" "b"]}]', "line 2: not JSON"),
+        (b"[" * 99999, "not JSON"),
+        (b'[{"dog": ' + b"9" * 9999 + b"}]", "not JSON"),
     ],
 )
 def test_a_list_that_cannot_be_used_says_where(tmp_path: Path, content: bytes, said: str) -> None:

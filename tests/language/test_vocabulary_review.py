@@ -125,6 +125,11 @@ def test_misspellings_need_to_be_unknown_long_and_rare() -> None:
     assert advice(words).near[0][0].close
 
 
+def test_what_is_longer_than_a_name_is_no_misspelling() -> None:
+    words = tags(("umbrela " * 500, 3), ("umbrella " * 500, 90))
+    assert advice(words).near == ((), ())
+
+
 def test_heads_and_neighbours_are_shown_and_nothing_is_proposed() -> None:
     words = tags(("chair", 900), ("office chair", 90), ("wicker chair", 80), ("seat", 90), ("bench", 90))
     found = advice(words, encoder=Lettered("chair", "seat", "bench", same=("seat", "bench")))

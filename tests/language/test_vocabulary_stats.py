@@ -84,6 +84,13 @@ def test_a_word_finds_its_tag_or_says_why_not(find: MentionFinder) -> None:
     assert find(("attribute", "small brown dog")).why == "missing"
 
 
+def test_a_head_is_found_however_long_the_compound_and_wherever_the_lists_lead(find: MentionFinder) -> None:
+    assert find(("object", "tree " * 3000 + "dog")).column == 0
+    assert find(("object", "tree " * 3000 + "branch")).why == "missing"
+    round_about = {("object", "b"): ("object", "c d"), ("object", "d"): ("object", "a b")}
+    assert MentionFinder(WORDS, WordLists(synonyms=round_about))(("object", "a b")).why == "missing"
+
+
 def test_a_corpus_with_pictures(find: MentionFinder) -> None:
     told: list[int] = []
     rows = [("dog, runing", "dog, beach, cat"), ("hound",), ()]

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 from taglens.language.graphs import Example  # noqa: E402
 from taglens.language.parser import CaptionParser  # noqa: E402
 from taglens.language.tagger import LABELS  # noqa: E402
+from taglens.training import tagger_student as student_of  # noqa: E402
 from taglens.training import tagger_training as training  # noqa: E402
 from taglens.training.tagger_teacher import Teacher  # noqa: E402
 
@@ -76,7 +77,7 @@ def test_whole_numbers_say_what_the_floats_say() -> None:
     tagger = training.Tagger(weights, {}, frozenset())
     table = tagger.table(str)
     said = "".join(tagger.label([[r for t in tokens for r in table.add(t)] for tokens in captions], table))
-    rows, _, present = training._collate(items)
+    rows, _, present = student_of.collate(items)
     with torch.inference_mode():
         best = student(rows, present)[present].argmax(-1)
     floats = "".join(LABELS[k] for k in best.tolist())

@@ -41,11 +41,12 @@ def run(
     from taglens.inference.bundle import TEXT
     from taglens.inference.export import export
     from taglens.language.text_encoder import TextEncoder
-    from taglens.models.checkpoint import from_pretrained
+    from taglens.models.checkpoint import from_pretrained, read_config, reads_text
     from taglens.training.calibration import fit
     from taglens.training.recipes import open_sources
 
     recognizer, vocabulary, trained_name = from_pretrained(model)
+    converted = "converted" in read_config(model)
     if side is not None:
         if side % recognizer.config.encoder.stride:
             raise UsageError(
@@ -54,6 +55,8 @@ def run(
         recognizer.config = replace(recognizer.config, side=side)
     calibration = None
     if calibrate:
+        if converted:
+            raise UsageError("--calibrate: a converted model keeps the thresholds that it came with")
         sets = [
             decode_set(source, vocabulary, split=split, side=recognizer.config.side)
             for source in open_sources(calibrate)
@@ -72,8 +75,9 @@ def run(
         out,
         name=name or trained_name,
         calibration=calibration,
-        text=TextEncoder.load(model / TEXT) if recognizer.config.descriptions else None,
-        half=not full,
+        text=TextEncoder.load(model / TEXT) if reads_text(model) else None,
+        # Converted models answer as the original does, for which half precision is too coarse.
+        half=not (full or converted),
     )
     say(
         f"{out}: {bundle.ref}, {bundle.graph.stat().st_size / 1e6:.1f} MB, {len(vocabulary)} tags, side {bundle.side}"

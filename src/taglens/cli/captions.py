@@ -21,11 +21,17 @@ class CaptionProgress(ProgressLine):
         for _ in range(texts):
             self.advance()
 
+    def watch(self, texts: Iterable[str]) -> Iterator[str]:
+        """The texts, each counted as it goes by."""
+        for text in texts:
+            yield text
+            self.advance()
 
-def require_files(option: str, paths: Iterable[Path]) -> None:
-    """Raise UsageError for a path that is no file."""
+
+def require_files(option: str, paths: Iterable[Path], *, pipes: bool = False) -> None:
+    """Raise UsageError for a path that is no file; a pipe, which can be read only once, counts with ``pipes``."""
     for path in paths:
-        if not path.is_file():
+        if not (path.is_file() or (pipes and path.exists() and not path.is_dir())):
             raise UsageError(f"{option}: expected a file at {path}, found none; check the path")
 
 
@@ -37,7 +43,7 @@ def require_folder(option: str, path: Path | None) -> None:
 
 def require_workers(workers: int) -> None:
     if workers < 0:
-        raise UsageError(f"--workers must be 0 (this process) or more, found {workers}")
+        raise UsageError(f"--workers must be 0 (one per processor) or more, found {workers}")
 
 
 def texts_of(path: Path, *, split: str | None) -> Iterator[Texts]:

@@ -79,6 +79,8 @@ HOMES: dict[str, Home] = {
     ),
     "train": Home("taglens.cli.train", "Train a tagger from shards."),
     "bundle": Home("taglens.cli.bundle", "Export a trained model so that it tags without torch."),
+    "convert": Home("taglens.cli.convert", "Turn published weights into a model folder."),
+    "pull": Home("taglens.cli.pull", "Fetch a published model, verify it and make it a model folder."),
     "demo": Home("taglens.cli.demo", "Tag the photographs inside scikit-image and write a page to look at."),
     "doctor": Home("taglens.cli.doctor", "Check that everything taglens needs is here and works."),
 }

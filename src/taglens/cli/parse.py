@@ -6,6 +6,7 @@ Knows files, streams and the order of lines; what a caption means is the languag
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import sys
 import zlib
@@ -17,6 +18,7 @@ from typing import Annotated, TextIO
 
 import typer
 
+from taglens.cli.captions import require_files, require_folder
 from taglens.cli.console import ProgressLine
 from taglens.errors import DataError, UsageError
 from taglens.language.parser import in_processes, parse_lines
@@ -31,10 +33,14 @@ def run(
     ] = None,
     *,
     input: Annotated[
-        Path | None, typer.Option("--input", help="Captions, one a line, plain or gzip; - is standard input.")
+        Path | None,
+        typer.Option("--input", help="A file of captions, one a line, plain or gzip; - is standard input."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Where the rows go; standard output by default.")
+        Path | None,
+        typer.Option(
+            "--output", help="Where the rows go, packed if it ends in .gz; default: standard output."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option("--workers", help="Processes for --input; 0 is one per processor.")
@@ -50,18 +56,14 @@ def run(
         raise UsageError(
             f"Expected --workers 0 or more, found {workers}. Use 0 for one per processor, 1 for this one."
         )
-    if output is not None and not output.parent.is_dir():
-        raise UsageError(f"Expected a folder for --output at {output.parent}, found none. Create it first.")
+    require_folder("--output", output)
     if text is not None and text != "-":
         # Bytes that are no UTF-8 reach a program as lone surrogates; no JSON reader would take them back.
         captions: Iterable[str] = [text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")]
     elif input is None or str(input) == "-":
         captions = _stdin_lines()
     else:
-        if not input.is_file():
-            raise UsageError(
-                f"Expected a file of captions at {input}, found none. Check the path of --input."
-            )
+        require_files("--input", [input])
         captions = _file_lines(input)
     if text is not None or input is None or str(input) == "-":
         # Line by line: who writes a caption may wait for its row before writing the next.
@@ -71,6 +73,7 @@ def run(
     if output is None:
         for part in rows:
             sys.stdout.write(part)
+            sys.stdout.flush()
         return 0
     line, done = ProgressLine(None, unit="captions"), 0
     try:
@@ -127,8 +130,11 @@ def _beside(path: Path) -> Iterator[TextIO]:
     """A file that takes ``path``'s place when the block ends well, and leaves no trace when it does not."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8", newline="\n") as target:
-            yield target
+        with part.open("wb") as raw:
+            # No name and no time in the header: equal rows give equal bytes.
+            packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if path.suffix == ".gz" else raw
+            with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as target:
+                yield target
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

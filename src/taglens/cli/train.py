@@ -30,7 +30,7 @@ def run(
     init: Annotated[
         Path | None, typer.Option("--init", help="Start from this model folder; tags are matched by id.")
     ] = None,
-    encoder: Annotated[str, typer.Option("--encoder", help="convnet or hybrid.")] = "convnet",
+    encoder: Annotated[str, typer.Option("--encoder", help="convnet, hybrid, swin or vit.")] = "convnet",
     side: Annotated[int, typer.Option("--side", min=32, help="Side of the training pictures, px.")] = 128,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 64,
     lr: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 1e-3,

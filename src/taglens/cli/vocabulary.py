@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taglens.cli.captions import CaptionProgress, require_files, require_folder, require_workers
 from taglens.errors import UsageError
 from taglens.results import to_line
 from taglens.vocabulary import KINDS, Entry, Vocabulary, normalise
@@ -59,9 +60,10 @@ def build(
     left_out: Annotated[
         Path | None, typer.Option("--left-out", help="Also write what did not enter, and why, as TSV.")
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: in this one.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: one per processor.")] = 0,
 ) -> None:
     """Build a vocabulary from captions and label sets."""
+    from taglens.cli.vocabulary_files import require_jsonl
     from taglens.language.descriptions import SHIPPED, describe, read_descriptions
     from taglens.language.parser import parse_lines
     from taglens.language.vocabulary_builder import (
@@ -74,10 +76,20 @@ def build(
 
     if not captions and not labels:
         raise UsageError("nothing to build from: give --captions FILE, --labels FILE, or both")
+    require_files("--captions", captions or (), pipes=True)
+    require_files("--labels", labels or (), pipes=True)
+    require_workers(workers)
+    require_jsonl(out, command="build")
+    require_folder("--out", out)
+    require_folder("--left-out", left_out)
     described = read_descriptions([SHIPPED, *(descriptions or ())])
     lists = packaged(synonyms=synonyms or (), deny=deny or (), allow=allow or (), sensitive=sensitive or ())
     lines = chain.from_iterable(read_captions(path, split=split) for path in captions or ())
-    counts = count_words(lines, lambda texts: parse_lines(texts, workers=workers), lists)
+    progress = CaptionProgress(None, unit="captions")
+    try:
+        counts = count_words(progress.watch(lines), lambda texts: parse_lines(texts, workers=workers), lists)
+    finally:
+        progress.clear()
     result = build_vocabulary(
         counts,
         lists,
@@ -186,7 +198,8 @@ def _print_table(vocabulary: Vocabulary, rows: list[dict[str, Any]]) -> None:
             ", ".join(parent.partition(":")[2] for parent in row.get("parents", ())),
             ", ".join(row.get("synonyms", ())),
         )
-    Console(file=sys.stdout).print(table)
+    # Names are told as they are: brackets in them are no styles.
+    Console(file=sys.stdout, markup=False, emoji=False).print(table)
 
 
 def check(

@@ -80,10 +80,7 @@ def import_file(
         with_translation_file,
     )
 
-    if out.suffix.lower() in (".csv", ".tsv", ".txt"):
-        raise UsageError(
-            f"--out {out}: import writes JSON Lines; name it {out.with_suffix('.jsonl')}, then: vocabulary export"
-        )
+    require_jsonl(out, command="import")
     languages = _languages(translations or ())
     blocks = () if kinds is None else parse_blocks(kinds)
     read = read_vocabulary(file, format=_format(format), blocks=blocks, name=name)
@@ -104,6 +101,14 @@ def import_file(
         say(f"{problems} problems in it: taglens vocabulary check {out}")
 
 
+def require_jsonl(out: Path, *, command: str) -> None:
+    """Raise UsageError for the suffix of a table or list: the file would be JSON Lines and refused as a table."""
+    if out.suffix.lower() in (".csv", ".tsv", ".txt"):
+        raise UsageError(
+            f"--out {out}: {command} writes JSON Lines; name it {out.with_suffix('.jsonl')}, then: vocabulary export"
+        )
+
+
 def _format(text: str | None) -> Format | None:
     from taglens.language.vocabulary_files import FORMATS
 
@@ -121,7 +126,10 @@ def _languages(given: list[str] | tuple[str, ...]) -> dict[str, Path]:
     for text in given:
         language, sign, path = text.partition("=")
         if not (sign and path) or not language or not language.replace("-", "").isalnum():
-            raise UsageError(f"--translations {text!r}: expected CODE=FILE, such as zh=names.txt")
+            raise UsageError(
+                f"--translations {text!r}: expected CODE=FILE, such as zh=names.txt; a code has letters, digits and "
+                "hyphens (zh-TW)"
+            )
         if language in found:
             raise UsageError(f"--translations: {language} is given twice; keep one file for each language")
         found[language] = Path(path)

@@ -20,6 +20,7 @@ from taglens.cli.captions import (
     texts_of,
 )
 from taglens.cli.console import OK, SOME_FAILED, printable, say
+from taglens.cli.vocabulary_files import require_jsonl
 from taglens.errors import UsageError
 from taglens.results import to_line
 from taglens.vocabulary import Vocabulary
@@ -42,7 +43,7 @@ def review(
         str | None, typer.Option("--split", help="The rows of captions.jsonl to read; all by default.")
     ] = None,
     examples: Annotated[int, typer.Option("--examples", help="Captions to show for a tag.")] = 5,
-    workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: in this one.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: one per processor.")] = 0,
 ) -> int:
     """Write a page in which a person keeps, denies, merges and renames tags, offline."""
     if not captions:
@@ -94,6 +95,7 @@ def apply(
     from taglens.language.vocabulary_decisions import read_decisions
     from taglens.language.vocabulary_diff import change_text
 
+    require_jsonl(out, command="apply")
     require_files("--decisions", [decisions])
     require_folder("--out", out)
     before = Vocabulary.load(file)

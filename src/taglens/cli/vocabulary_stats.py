@@ -23,7 +23,7 @@ from taglens.cli.captions import (
 from taglens.cli.vocabulary_tables import print_report
 from taglens.errors import DataError, UsageError
 from taglens.results import to_line
-from taglens.vocabulary import Vocabulary
+from taglens.vocabulary import Vocabulary, tag_id
 
 if TYPE_CHECKING:
     from taglens.language.plots import Named
@@ -51,7 +51,7 @@ def stats(
     top: Annotated[int, typer.Option("--top", help="How many uncovered words to list.")] = 25,
     zipf: Annotated[Path | None, typer.Option("--zipf", help="Draw frequency by rank as a PNG.")] = None,
     cloud: Annotated[Path | None, typer.Option("--cloud", help="Draw a word cloud as a PNG.")] = None,
-    workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: in this one.")] = 0,
+    workers: Annotated[int, typer.Option("--workers", help="Parsing processes; 0: one per processor.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Count a vocabulary's tags by kind, and how captions, labels and class lists meet it."""
@@ -190,7 +190,7 @@ def _draw(
     if cloud is not None:
         # What is never given to a user is not put on a poster either.
         seen = {entry.id for entry in vocabulary if not entry.hidden}
-        draw_cloud([tag for tag in tags if f"{tag.kind}:{tag.name.casefold()}" in seen], cloud)
+        draw_cloud([tag for tag in tags if tag_id(tag.kind, tag.name) in seen], cloud)
         typer.echo(f"{cloud}: a cloud of the most frequent tags", err=True)
 
 

@@ -21,6 +21,9 @@ SCRIPT = r"""
   const byId = new Map(tags.map((tag) => [tag.i, tag]));
   const slot = "taglens-review:" + data.vocabulary.fingerprint;
   const decisions = new Map();
+  // What decisions do to other tags, kept by put and drop, so that one is checked without reading all of them.
+  const sources = new Map();  // id -> ids of the tags that are merged into it
+  const moved = new Map();  // id of a tag whose name or kind changes -> the id that it gets
   const kinds = [...document.querySelectorAll("button.kind")];
   let shown = [];
   let page = 0;
@@ -58,12 +61,34 @@ SCRIPT = r"""
 
   // -- decisions -----------------------------------------------------------------------------------
 
+  function put(row) {
+    release(row.id);
+    decisions.set(row.id, row);
+    if (row.decision === "merge") {
+      if (!sources.has(row.into)) sources.set(row.into, new Set());
+      sources.get(row.into).add(row.id);
+    } else if (row.decision === "rename" || row.decision === "kind") {
+      moved.set(row.id, identity(byId.get(row.id), row));
+    }
+  }
+  function drop(id) {
+    release(id);
+    return decisions.delete(id);
+  }
+  function release(id) {
+    const row = decisions.get(id);
+    if (row && row.decision === "merge") sources.get(row.into).delete(id);
+    moved.delete(id);
+  }
+  function forget() {
+    for (const known of [decisions, sources, moved]) known.clear();
+  }
+
   // Why a decision cannot be, or "".
   function objection(tag, row) {
-    const others = [...decisions.values()];
-    const into = others.find((other) => other.decision === "merge" && other.into === tag.i);
+    const [into] = sources.get(tag.i) || [];
     if (row.decision === "deny" && into) {
-      return "“" + tag.n + "” cannot be denied: “" + byId.get(into.id).n + "” is merged into it. Undo that first.";
+      return "“" + tag.n + "” cannot be denied: “" + byId.get(into).n + "” is merged into it. Undo that first.";
     }
     if (row.decision === "merge") {
       const target = byId.get(row.into);
@@ -81,16 +106,24 @@ SCRIPT = r"""
     if (row.decision !== "deny" && row.decision !== "merge") {
       if (row.decision === "rename" && !normal(row.name)) return "A tag needs a name.";
       const id = identity(tag, row);
-      const taken = tags.find((other) =>
-        other !== tag && alive(other) && identity(other, decisions.get(other.i)) === id);
+      const taken = holder(tag, id);
       if (taken) return "“" + taken.n + "” is " + id + " already: merge the two instead.";
     }
     return "";
   }
   const alive = (tag) => !["deny", "merge"].includes((decisions.get(tag.i) || {}).decision);
-  const identity = (tag, row) =>
-    (row && row.decision === "kind" ? row.kind : tag.k) + ":" +
-    normal(row && row.decision === "rename" ? row.name : tag.n);
+  // The id that a decision gives a tag; the part after the kind is the name as the vocabulary compares it.
+  function identity(tag, row) {
+    if (row.decision === "kind") return row.kind + tag.i.slice(tag.k.length);
+    return row.decision === "rename" ? tag.k + ":" + normal(row.name) : tag.i;
+  }
+  // The other tag that has an id after all decisions, if any.
+  function holder(tag, id) {
+    const other = byId.get(id);
+    if (other && other !== tag && alive(other) && !moved.has(id)) return other;
+    for (const [from, now] of moved) if (now === id && from !== tag.i) return byId.get(from);
+    return null;
+  }
 
   function decide(tag, row) {
     const why = objection(tag, row);
@@ -98,7 +131,7 @@ SCRIPT = r"""
       complain(why);
       return false;
     }
-    decisions.set(tag.i, { id: tag.i, ...row });
+    put({ id: tag.i, ...row });
     keep();
     refresh(tag);
     return true;
@@ -107,7 +140,7 @@ SCRIPT = r"""
     const why = decisions.has(tag.i) ? objection(tag, { decision: "keep" }) : "";
     if (why) {
       complain(why);
-    } else if (decisions.delete(tag.i)) {
+    } else if (drop(tag.i)) {
       keep();
       refresh(tag);
     }
@@ -140,7 +173,7 @@ SCRIPT = r"""
     if (of !== data.vocabulary.fingerprint) {
       throw new Error("these decisions are about another vocabulary (" + of + ")");
     }
-    decisions.clear();
+    forget();
     let left = 0;
     for (const row of content.decisions) {
       const tag = row && byId.get(row.id);
@@ -149,10 +182,10 @@ SCRIPT = r"""
       if (!tag || !plain || (row.decision === "kind" && !data.kinds.includes(row.kind))) { left += 1; continue; }
       const clean = { id: row.id, decision: row.decision };
       for (const field of fields) clean[field] = row[field];
-      decisions.set(tag.i, clean);
+      put(clean);
     }
     for (const row of [...decisions.values()]) {
-      if (objection(byId.get(row.id), row)) left += Number(decisions.delete(row.id));
+      if (objection(byId.get(row.id), row)) left += Number(drop(row.id));
     }
     return left;
   }
@@ -386,7 +419,7 @@ SCRIPT = r"""
   at("open").addEventListener("click", () => at("pick").click());
   at("clear").addEventListener("click", () => {
     if (decisions.size && confirm("Forget all " + decisions.size + " decisions?")) {
-      decisions.clear();
+      forget();
       keep();
       list();
     }
@@ -397,7 +430,7 @@ SCRIPT = r"""
     const refused = waiting.filter((tag) => {
       const row = advised(tag);
       if (objection(tag, row)) return true;
-      decisions.set(tag.i, { id: tag.i, ...row });
+      put({ id: tag.i, ...row });
       return false;
     });
     keep();
@@ -461,7 +494,8 @@ SCRIPT = r"""
 
   try {
     const stored = localStorage.getItem(slot);
-    if (stored) take(JSON.parse(stored));
+    const left = stored ? take(JSON.parse(stored)) : 0;
+    if (left) complain(left + " of the decisions that this browser kept do not fit each other and were left out.");
   } catch (error) {
     complain("What this browser kept of earlier decisions cannot be read: " + error.message + ".");
   }

@@ -238,7 +238,7 @@ def evaluate_tagging(
 
     least = np.zeros(len(scored), np.float32)
     for each in passes:
-        stored = each.scorer.vocabulary.thresholds()[each.columns]
+        stored = each.scorer.vocabulary.least()[each.columns]
         least[each.targets] = stored if threshold is None else np.float32(threshold)
     keep = evaluable(truth)
     precisions = np.where(keep, average_precisions(scores, truth), np.nan)

@@ -4,7 +4,8 @@
     model.onnx         pixels [B, 3, S, S] in [0, 1] -> scores [B, T], pooled [B, K], tokens [B, 1 + N, K]
     vocabulary.jsonl   what the T columns mean
     labels.onnx        tokens, embedded texts [U, D, L], counts [U] -> scores [B, U]; where labels are texts
-    text.npz           the encoder of these texts; likewise
+    text.npz           the encoder of these texts; likewise, but not where the texts came embedded:
+    labels.npy         these, fp16 [T, D, L]; model.onnx then gives no scores, labels.onnx does, some tags at a time
 
 Knows names and checksums; knows nothing of how a graph is run (`engines`) or made (`export`).
 """
@@ -20,13 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taglens.errors import ModelError
+from taglens.images import PIXELS
 from taglens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from taglens.language.text_encoder import TextEncoder
 
 CONFIG, GRAPH, VOCABULARY = "config.json", "model.onnx", "vocabulary.jsonl"
-LABELS, TEXT = "labels.onnx", "text.npz"
+LABELS, TEXT, TABLE = "labels.onnx", "text.npz", "labels.npy"
 FORMAT_VERSION = 1
 STARTER = "starter"
 
@@ -37,9 +39,10 @@ class Bundle:
 
     Attributes:
         name: the model's name.
-        fingerprint: first 12 hex digits of the graph's sha256.
+        fingerprint: first 12 hex digits of the graph's sha256; with a table, of both sums' own.
         side: side in pixels of the square the graph takes.
         typed_threshold: the lowest score at which a typed tag is given; None where the model reads no text.
+        has_table: the labels stand in a file of their own, see `table`.
     """
 
     folder: Path
@@ -48,6 +51,7 @@ class Bundle:
     side: int
     vocabulary: Vocabulary
     typed_threshold: float | None = None
+    has_table: bool = False
 
     @property
     def ref(self) -> str:
@@ -59,8 +63,13 @@ class Bundle:
 
     @property
     def labels(self) -> Path:
-        """The graph of the open vocabulary; only where `typed_threshold` is not None."""
+        """The graph from texts to scores; only where `typed_threshold` is not None, or `has_table`."""
         return self.folder / LABELS
+
+    @property
+    def table(self) -> Path:
+        """Embedded texts of the model's own tags, float16 [T, D, L]; only where `has_table`."""
+        return self.folder / TABLE
 
     def text_encoder(self) -> TextEncoder:
         """What embeds typed tags. Raises ModelError when it is missing, damaged or not the model's own."""
@@ -88,15 +97,23 @@ class Bundle:
             name, wanted, side = str(row["name"]), str(row["graph_sha256"]), int(row["side"])
             vocabulary_fingerprint = str(row["vocabulary"])
             labels = row.get("labels_sha256")
-            typed = None if labels is None else float(row["typed_threshold"])
+            table = row.get("table_sha256")
+            typed = None if labels is None or table is not None else float(row["typed_threshold"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder / CONFIG} is incomplete: {error}") from None
         _verify(folder / GRAPH, wanted)
         if labels is not None:
             _verify(folder / LABELS, str(labels))
+        if table is not None:
+            _verify(folder / TABLE, str(table))
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         vocabulary.require(vocabulary_fingerprint, what=f"the model in {folder}")
-        return cls(folder, name, wanted[:12], side, vocabulary, typed)
+        return cls(folder, name, _fingerprint(wanted, table), side, vocabulary, typed, table is not None)
+
+
+def _fingerprint(graph: str, table: object) -> str:
+    """Of the graph, and of the labels where these are no part of it."""
+    return graph[:12] if table is None else hashlib.sha256(f"{graph}{table}".encode()).hexdigest()[:12]
 
 
 def checksum(path: Path) -> str:
@@ -127,6 +144,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {folder / CONFIG}: {error}") from None
+    if isinstance(row, dict) and row.get("pixels", PIXELS) != PIXELS:
+        raise ModelError(
+            f"{folder / CONFIG}: the model wants pictures prepared as {row['pixels']}, this release prepares them as "
+            f"{PIXELS}"
+        )
     if not isinstance(row, dict) or row.get("taglens_bundle") != FORMAT_VERSION:
         if is_trained(folder):
             raise ModelError(
@@ -146,6 +168,7 @@ def write_config(
         "side": side,
         "vocabulary": vocabulary.fingerprint,
         "graph_sha256": checksum(folder / GRAPH),
+        "pixels": PIXELS,
         **about,
     }
     beside = folder / (CONFIG + ".part")

@@ -81,9 +81,11 @@ class OnnxEngine:
 class LabelEngine:
     """The second graph of a bundle in ONNX Runtime: texts scored on tokens. Arguments, errors: see `OnnxEngine`."""
 
-    def __init__(self, graph: Path, *, device: str = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self, graph: Path, *, device: str = "auto", threads: int | None = None, lean: bool = False
+    ) -> None:
         takes = ["tokens", "embeddings", "counts"]
-        self._session = _session(graph, takes, ["scores"], device=device, threads=threads)
+        self._session = _session(graph, takes, ["scores"], device=device, threads=threads, lean=lean)
 
     def __call__(self, tokens: Array, embeddings: Array, counts: npt.NDArray[np.int64]) -> Array:
         given = {"tokens": tokens, "embeddings": embeddings, "counts": counts}
@@ -91,14 +93,76 @@ class LabelEngine:
         return scores
 
 
+class TableEngine:
+    """A bundle whose labels are a table of embedded texts beside the graphs: `OnnxEngine`'s answer in less memory.
+
+    The published tables are too large to stand in a graph, where they would be widened whole: 4,585 tags of 51 texts
+    are 0.5 GB in fp32. Here they stay in a file, in fp16, and are widened some tags at a time; labels do not see
+    each other, so that the parts' scores are the whole's. On a processor pictures are encoded one by one, which is no
+    slower and needs the memory of one; nor are weights kept twice, as stored and as packed for multiplication.
+
+    Arguments, errors: see `OnnxEngine`.
+    """
+
+    # Labels times pictures that the decoder sees at once: at the published sizes 50 MB of texts and as much besides.
+    AT_ONCE = 512
+
+    def __init__(
+        self, graph: Path, labels: Path, table: Path, *, device: str = "auto", threads: int | None = None
+    ) -> None:
+        self._session = _session(
+            graph, ["pixels"], ["pooled", "tokens"], device=device, threads=threads, lean=True
+        )
+        self._ask = LabelEngine(labels, device=device, threads=threads, lean=True)
+        self._path = table
+        self._shape = self._table().shape
+        self._alone = self._session.get_providers()[0] == "CPUExecutionProvider"
+
+    def __call__(self, pixels: Array) -> Output:
+        group = 1 if self._alone else len(pixels)
+        encoded = [
+            self._session.run(["pooled", "tokens"], {"pixels": pixels[start : start + group]})
+            for start in range(0, len(pixels), group)
+        ]
+        pooled, tokens = (np.concatenate([each[part] for each in encoded]) for part in (0, 1))
+        return Output(self._scores(tokens), pooled, tokens)
+
+    def _table(self) -> npt.NDArray[np.float16]:
+        try:
+            table: npt.NDArray[np.float16] = np.load(self._path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot read {self._path}: {error}; copy or export the bundle again") from None
+        return table
+
+    def _scores(self, tokens: Array) -> Array:
+        tags, each, _ = self._shape
+        scores = np.empty((len(tokens), tags), np.float32)
+        step = max(self.AT_ONCE // max(len(tokens), 1), 64)
+        for start in range(0, tags, step):
+            # Mapped anew for every part, so that pages which were read do not stay with the process.
+            part = self._table()[start : start + step].astype(np.float32)
+            scores[:, start : start + step] = self._ask(tokens, part, np.full(len(part), each, np.int64))
+        return scores
+
+
 def _session(
-    graph: Path, inputs: list[str], outputs: list[str], *, device: str, threads: int | None
+    graph: Path,
+    inputs: list[str],
+    outputs: list[str],
+    *,
+    device: str,
+    threads: int | None,
+    lean: bool = False,
 ) -> InferenceSession:
+    """Args: lean: trade a tenth of the speed for memory, as large models want."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or (os.cpu_count() or 1)
+    if lean:
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     providers = _providers(device, onnxruntime.get_available_providers())
     try:
         session = onnxruntime.InferenceSession(str(graph), options, providers=providers)

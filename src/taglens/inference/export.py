@@ -6,6 +6,7 @@ a bundle is half the size of its checkpoint and still computes in fp32.
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import warnings
@@ -22,13 +23,14 @@ from taglens.inference.bundle import (
     CONFIG,
     GRAPH,
     LABELS,
+    TABLE,
     TEXT,
     VOCABULARY,
     Bundle,
     checksum,
     write_config,
 )
-from taglens.inference.engines import LabelEngine, OnnxEngine, require_torch
+from taglens.inference.engines import LabelEngine, OnnxEngine, TableEngine, require_torch
 from taglens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -80,10 +82,12 @@ def export(
 ) -> Bundle:
     """Write a bundle folder and check that it answers like the model it came from.
 
-    A model whose labels are texts gets a second graph, which scores any texts on a picture's tokens.
+    A model whose labels are texts gets a second graph, which scores any texts on a picture's tokens. Where these came
+    embedded, as in published models, the second graph scores the model's own tags too, from a table beside it
+    (`taglens.inference.engines.TableEngine`).
 
     Args:
-        text: the encoder that made the label embeddings; required where they are texts.
+        text: the encoder that made the label embeddings; None where they were learned, or came embedded.
         calibration: applied to the logits inside the graph; None: scores are plain sigmoids.
         half: store large weights in fp16.
         tolerance: largest difference of a score that is accepted between torch and the bundle, on noise.
@@ -98,24 +102,34 @@ def export(
     if find_spec("onnx") is None:
         raise MissingExtraError("onnx", extra="train", purpose="exporting a model")
 
-    if (text is None) != (model.config.descriptions == 0):
+    config = model.config
+    apart = text is None and config.descriptions > 0 and not (config.pooled_term or config.closed_term)
+    if not apart and (text is None) != (config.descriptions == 0):
         raise ModelError(
             "labels that were read from text need their text encoder in the bundle, others have none"
         )
+    if apart and calibration is not None:
+        raise ModelError("a model whose label texts came embedded keeps its own thresholds: not calibrated")
     calibration = calibration or Calibration(1.0, np.zeros(len(vocabulary), np.float32))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     # Completed last: until then the folder is not a bundle.
     (folder / CONFIG).unlink(missing_ok=True)
     model.eval()
-    side = model.config.side
-    error = _export_tags(model, calibration, folder / GRAPH, half=half)
+    side = config.side
+    if apart:
+        error = _export_apart(model, calibration, folder, half=half)
+    else:
+        error = _export_tags(model, calibration, folder / GRAPH, half=half)
     about: dict[str, Any] = {
         "tags": len(vocabulary),
         "half": half,
         "calibrated": bool(calibration.offsets.any()),
         "export_error": float(f"{error:.3g}"),
     }
+    if apart:
+        about["labels_sha256"] = checksum(folder / LABELS)
+        about["table_sha256"] = checksum(folder / TABLE)
     if text is not None:
         error = max(error, _export_labels(model, calibration, folder / LABELS, half=half))
         text.save(folder / TEXT)
@@ -155,6 +169,48 @@ def _export_tags(model: Recognizer, calibration: Calibration, path: Path, *, hal
     return float(np.abs(OnnxEngine(path, device="cpu")(noise).scores - wanted).max())
 
 
+def _export_apart(model: Recognizer, calibration: Calibration, folder: Path, *, half: bool) -> float:
+    """Write the graph from pixels to tokens, that from texts to scores, and the texts; returns the largest error."""
+    import torch
+
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.project = model.encoder, model.project
+
+        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            tokens = self.project(self.encoder(pixels))
+            return tokens[:, 0], tokens
+
+    side = model.config.side
+    pixels = {"pixels": torch.rand(2, 3, side, side)}
+    _write(Tokens().eval(), pixels, ["pooled", "tokens"], folder / GRAPH, half=half)
+    error = _export_labels(model, calibration, folder / LABELS, half=half)
+    _write_table(model, folder / TABLE)
+    noise = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
+    with torch.inference_mode():
+        wanted = torch.sigmoid(model(torch.from_numpy(noise)).logits).numpy()
+    engine = TableEngine(folder / GRAPH, folder / LABELS, folder / TABLE, device="cpu")
+    return max(error, float(np.abs(engine(noise).scores - wanted).max()))
+
+
+def _write_table(model: Recognizer, path: Path) -> None:
+    """The label embeddings in fp16, [T, D, L]."""
+    from taglens.models.label_bank import DescriptionBank
+
+    bank = model.bank
+    table = bank.embeddings.detach().cpu()
+    if isinstance(bank, DescriptionBank) and not bool((bank.counts == table.shape[1]).all()):
+        raise ModelError("labels that came embedded must have as many texts each")
+    if not bool(table.abs().max() <= np.finfo(np.float16).max):
+        raise ModelError("label embeddings do not fit half precision: they are no unit vectors")
+    whole = table.view(len(bank), -1, model.config.label_width).numpy().astype(np.float16)
+    beside = path.with_name(path.name + ".part")
+    with beside.open("wb") as file:
+        np.save(file, whole)
+    beside.replace(path)
+
+
 def _export_labels(model: Recognizer, calibration: Calibration, path: Path, *, half: bool) -> float:
     """Write the graph from tokens and embedded texts to scores; returns its largest error on noise."""
     import torch
@@ -164,12 +220,14 @@ def _export_labels(model: Recognizer, calibration: Calibration, path: Path, *, h
     class Labels(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.model = model
+            # Without what the graph does not need, of which the exporter would make copies.
+            self.asked = copy.copy(model)
+            self.asked._modules = {k: v for k, v in model._modules.items() if k not in ("encoder", "project")}
 
         def forward(
             self, tokens: torch.Tensor, embeddings: torch.Tensor, counts: torch.Tensor
         ) -> torch.Tensor:
-            asked = self.model.with_labels(DescriptionBank(embeddings, counts))
+            asked = self.asked.with_labels(DescriptionBank(embeddings, counts))
             logits = asked.score(tokens).logits
             return torch.sigmoid(calibration.typed_slope * logits + calibration.typed_offset)
 
@@ -224,6 +282,7 @@ def _write(whole: Any, given: dict[str, Any], outputs: list[str], path: Path, *,
             dynamo=False,
         )
     graph = onnx.load_from_string(memory.getvalue())
+    memory.close()
     if half:
         _store_half(graph, onnx)
     onnx.checker.check_model(graph)

@@ -29,6 +29,7 @@ from taglens.inference.engines import (
     LabelEngine,
     OnnxEngine,
     Output,
+    TableEngine,
     TorchEngine,
     finite,
     require_torch,
@@ -128,8 +129,13 @@ class Tagger:
                 bundle.text_encoder,
                 bundle.typed_threshold,
             )
+        runs: Engine
+        if bundle.has_table:
+            runs = TableEngine(bundle.graph, bundle.labels, bundle.table, device=device, threads=threads)
+        else:
+            runs = OnnxEngine(bundle.graph, device=device, threads=threads)
         return cls(
-            OnnxEngine(bundle.graph, device=device, threads=threads),
+            runs,
             bundle.vocabulary,
             ref=bundle.ref,
             side=bundle.side,
@@ -139,13 +145,13 @@ class Tagger:
     @classmethod
     def _from_trained(cls, folder: Path, *, device: str) -> Tagger:
         require_torch("the torch engine")
-        from taglens.models.checkpoint import WEIGHTS, from_pretrained
+        from taglens.models.checkpoint import WEIGHTS, from_pretrained, reads_text
 
         model, vocabulary, name = from_pretrained(folder)
         ref = f"{name}@{checksum(folder / WEIGHTS)[:12]}"
         engine = TorchEngine(model, device=device)
         typed = None
-        if model.config.descriptions:
+        if reads_text(folder):
             from taglens.language.text_encoder import TextEncoder
 
             typed = OpenVocabulary(

@@ -8,6 +8,7 @@ plain text, which speaks of no picture that one could count.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import zlib
 from collections import deque
@@ -60,6 +61,10 @@ def caption_rows(path: Path, *, split: str | None = None) -> Iterator[tuple[int,
     rows = has_pictures(path)
     for number, line in text_lines(path):
         if not rows:
+            if number == 1 and line.startswith(("{", "[{")):
+                raise DataError(
+                    f"{path}: expected captions, one a line, found JSON. Name JSON Lines *.jsonl."
+                )
             yield number, (line,)
             continue
         row = json_object(path, number, line)
@@ -104,13 +109,14 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
         DataError: the file cannot be read.
     """
     try:
+        # Opened once: what is read of a pipe cannot be read again.
         with path.open("rb") as raw:
-            packed = path.name.endswith(".gz") or raw.read(2) == _GZIP_MAGIC
-        file = (gzip.open if packed else open)(path, "rt", encoding="utf-8-sig")
-        with file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line.strip()
+            packed = path.name.endswith(".gz") or raw.peek(2)[:2] == _GZIP_MAGIC
+            plain = gzip.GzipFile(fileobj=raw) if packed else raw
+            with io.TextIOWrapper(plain, encoding="utf-8-sig") as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield number, line.strip()
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"cannot read {path}: {error}") from None
 

@@ -39,8 +39,8 @@ def read_descriptions(paths: Iterable[Path]) -> dict[str, tuple[str, ...]]:
 def _row(line: str, where: str) -> tuple[str, tuple[str, ...]]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise VocabularyError(f"{where}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(f"{where}: not JSON ({error})") from None
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         raise VocabularyError(f"{where}: expected an object with an id, found {line[:80]}")
     texts = row.get("descriptions")

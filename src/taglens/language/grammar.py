@@ -5,6 +5,7 @@ Knows words only; refuses to know captions. Everything open-ended is learnt (see
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -56,6 +57,17 @@ NO_ATTRIBUTES = _words(
     """
 )
 NO_ACTIONS = frozenset(("be", "have", "do", "can", "will", "may", "there", "it"))
+
+# What is done, not what one does: a graph makes "doing a trick" a verb.
+DONE = _words("trick tricks stunt stunts")
+
+# In -ing and yet no participles.
+NO_PARTICIPLES = _words(
+    """
+    during including following morning evening something nothing anything everything thing king ring string
+    wing spring ceiling building clothing railing wedding sing bring according being having
+    """
+)
 
 # Parts and places of things. A graph may write them into its predicates; none is an action.
 PLACES = _words(
@@ -109,8 +121,11 @@ def role(word: str) -> int:
     return LEADS if found == NOTHING and word.endswith("ly") else found
 
 
+_THOUSANDS = re.compile(r"[0-9]{1,3}(?:,[0-9]{3}){1,2}")
+
+
 def number(word: str) -> int | str | None:
-    """The count that a word states: a number, "several" and the like as text, else None.
+    """The count that a word states: a number ("1,000" too), "several" and the like as text, else None.
 
     More digits than a count ever has stay text; so do digits of other scripts that ``int`` refuses.
     """
@@ -118,6 +133,8 @@ def number(word: str) -> int | str | None:
         return known
     if word in VAGUE_COUNTS:
         return word
+    if _THOUSANDS.fullmatch(word):
+        return int(word.replace(",", ""))
     if word.isdigit():
         return int(word) if word.isdecimal() and len(word) <= 9 else word
     return None

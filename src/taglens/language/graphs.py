@@ -41,7 +41,6 @@ _PREPOSITIONS = frozenset(
         *("beneath", "atop", "toward", "towards", "past", "about", "among", "like", "as", "left", "right"),
     )
 )
-_NO_PARTICIPLES = frozenset(("during", "including", "following", "morning", "evening", "something"))
 # Seen together this often, and in this share of the word's uses, one word stands for the other.
 _LEAST_TOGETHER, _LEAST_SHARE = 3, 0.15
 _LIKE = 0.75
@@ -61,7 +60,8 @@ def read_graphs(path: Path) -> Iterator[tuple[str, str]]:
     Raises:
         DataError: the file lacks one of the two columns.
     """
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+    unpack = gzip.open if path.suffix == ".gz" else open
+    with unpack(path, "rt", encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
             if "caption" not in row or "scene_graph" not in row:
                 raise DataError(f"{path}: expected columns caption and scene_graph, found {sorted(row)}.")
@@ -76,6 +76,13 @@ def graph_tuples(graph: str) -> list[tuple[str, str, str]]:
         if len(parts) == 3:
             triples.append((parts[0], parts[1], parts[2]))
     return triples
+
+
+def graph_entities(graph: str) -> set[str]:
+    """What a graph names: subjects and objects, and things that stand alone, "( river )"."""
+    names = {side for s, p, o in graph_tuples(graph) for side in ((s,) if p == "is" else (s, o))}
+    alone = {inner.strip().lower() for inner in _TUPLE.findall(graph + " ")}
+    return names | {name for name in alone if name and "," not in name}
 
 
 def graph_verbs(graphs: Iterable[str]) -> frozenset[str]:
@@ -167,9 +174,8 @@ class Aligner:
             ["O"] * len(tokens),
         )
         triples = graph_tuples(graph)
-        entities = {side for s, p, o in triples for side in ((s,) if p == "is" else (s, o))}
         # Longer names first, so that "tree" does not take the end of "palm tree" for itself.
-        for name in sorted(entities, key=lambda name: (-len(name.split()), name)):
+        for name in sorted(graph_entities(graph), key=lambda name: (-len(name.split()), name)):
             _mark_object(name, found)
         for _, predicate, name in triples:
             if predicate == "is":
@@ -191,17 +197,6 @@ class Aligner:
                 found.labels[-place] = {"object": "H", "attribute": "A", "action": "W"}[kind]
                 if kind == "object":
                     found.named[found.nouns[-place]] = _singular_name(name)
-            elif kind == "action":
-                _mark_other_verb(found)
-
-
-def _mark_other_verb(found: _Caption) -> None:
-    """The graph has an action by another name: "admiring" is "gaze". It is an action all the same."""
-    for i, token in enumerate(found.tokens):
-        participle = len(token) > 4 and token.endswith(("ing", "ed"))
-        if participle and found.labels[i] == "O" and token not in _NO_PARTICIPLES:
-            found.labels[i] = "V"
-            return
 
 
 def _stands_for(kind: str, token: str, name: str, count: int, uses: int) -> bool:
@@ -344,3 +339,28 @@ def _as_sentence(example: Example, verbs: Collection[str], chance: random.Random
             tokens.insert(i, "are" if many else "is")
             labels.insert(i, "O")
     return Example(tuple(tokens), tuple(labels))
+
+
+_SINGLE = re.compile("[NAD]*M*H")
+
+
+def phrases(examples: Sequence[Example], chance: random.Random, *, share: float = 0.1) -> list[Example]:
+    """Nouns of some captions with what stands before them, as captions of their own: "a red car"."""
+    found = []
+    for example in examples:
+        if chance.random() >= share:
+            continue
+        if not (places := list(_SINGLE.finditer("".join(example.labels)))):
+            continue
+        place = chance.choice(places)
+        # Half of them without what describes them: "dog".
+        start = place.start() if chance.random() < 0.5 else place.end() - 1
+        opening = chance.choice(((), ("a",), ("the",)))
+        closing = chance.choice(((), (), (".",)))
+        found.append(
+            Example(
+                (*opening, *example.tokens[start : place.end()], *closing),
+                (*"O" * len(opening), *example.labels[start : place.end()], *"O" * len(closing)),
+            )
+        )
+    return found

@@ -76,13 +76,16 @@ class MentionFinder:
         return self.vocabulary.find(name) if found is None else found
 
     def _find(self, word: Word) -> Found:
-        column = self._named(word)
-        if column is not None:
-            return Found(column)
-        head = self._head(word)
-        if head is not None and (behind := self(head)).column is not None:
-            return Found(behind.column, by_head=True)
-        if (_thing(word)) in self._lists.deny:
+        head: Word | None = word
+        passed: set[Word] = set()
+        # The lists may lead from a head back to what it is the head of.
+        while head is not None and head not in passed:
+            column = self._named(head)
+            if column is not None:
+                return Found(column, by_head=head != word)
+            passed.add(head)
+            head = self._head(head)
+        if _thing(word) in self._lists.deny:
             return Found(None, why="denied")
         other = self.vocabulary.find(word[1])
         if other is not None:

@@ -31,6 +31,8 @@ _NEIGHBOUR, _SAME_WORD = 0.6, 0.5
 _CHUNK = 512
 # A misspelling is proposed as a merge when it has this many letters and is this many times rarer.
 _SURE_LETTERS, _SURE_RARER = 6, 10
+# Letters of the longest name that is compared letter by letter.
+_LONGEST_NAME = 60
 # A tag that fewer than one caption in this many names is proposed for denial.
 _RARE = 20_000
 
@@ -227,8 +229,11 @@ def _near_spellings(vocabulary: Vocabulary) -> Iterator[tuple[int, int]]:
 
 
 def _reach(name: str) -> int:
-    """Letters by which a name may differ and still be a likely misspelling; short words differ by chance."""
-    return 0 if len(name) < 5 else 1 if len(name) < 9 else 2
+    """Letters by which a name may differ and still be a likely misspelling; short words differ by chance.
+
+    What is longer than a name has no reach: a name has about half its length squared of shorter forms.
+    """
+    return 0 if len(name) < 5 or len(name) > _LONGEST_NAME else 1 if len(name) < 9 else 2
 
 
 def _shorter(name: str, reach: int) -> set[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -107,9 +108,13 @@ def parse(text: str) -> ParsedCaption:
     return _default_parser().parse(text)
 
 
-def parse_lines(lines: Iterable[str], *, workers: int = 0) -> Iterator[ParsedCaption]:
-    """Each line's parts, in order; with ``workers`` > 1, that many processes share the work."""
-    if workers <= 1:
+def parse_lines(lines: Iterable[str], *, workers: int = 1) -> Iterator[ParsedCaption]:
+    """Each line's parts, in order.
+
+    Args:
+        workers: processes that share the work; 0 for one per processor.
+    """
+    if workers == 1:
         return _default_parser().parse_many(lines)
     return chain.from_iterable(in_processes(_parse_task, lines, workers=workers))
 
@@ -135,7 +140,13 @@ def in_processes(
     with _one_thread_each():
         pool = multiprocessing.get_context("spawn").Pool(workers)
     with pool:
-        yield from pool.imap(task, chain([first], tasks))
+        # Only so far ahead: who reads slowly must not find all answers in memory.
+        waiting = deque(
+            pool.apply_async(task, (each,)) for each in chain([first], islice(tasks, 2 * workers))
+        )
+        while waiting:
+            yield waiting.popleft().get()
+            waiting.extend(pool.apply_async(task, (each,)) for each in islice(tasks, 1))
 
 
 @contextmanager

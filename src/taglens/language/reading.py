@@ -37,6 +37,8 @@ Step: TypeAlias = "Callable[[Reading, Word], None]"
 
 # Words a predicate may have: a verb and its prepositions.
 _LONGEST_PREDICATE = 5
+# Words before an object's last that its name keeps.
+_LONGEST_COMPOUND = 5
 # Nouns that act together; of a longer list only these are given what they all do.
 _MOST_TOGETHER = 8
 
@@ -91,6 +93,7 @@ class Word:
         count: the number it states, if any; then it is nothing else.
         role: what it does when it is none of these; see ``grammar``.
         past: whether it may be a past participle ("surrounded by").
+        doing: whether it is a present participle ("dancing").
         other: the step that reads it when it is none of these.
     """
 
@@ -101,6 +104,7 @@ class Word:
     count: int | str | None
     role: int
     past: bool
+    doing: bool
     other: Step
 
     @classmethod
@@ -108,24 +112,33 @@ class Word:
         """Args: verbs: base forms that help to find lemmas."""
         role, count = grammar.role(text), grammar.number(text)
         other = _BY_ROLE[role] if count is None else Reading._number
-        if not any(map(str.isalnum, text)) or text.startswith("'") or count is not None:
-            return cls(text, "", "", "", count, role, past=False, other=other)
-        lemma = verb_lemma(text, verbs)
+        if not any(map(str.isalpha, text)) or text.startswith("'") or count is not None:
+            return cls(text, "", "", "", count, role, past=False, doing=False, other=other)
         return cls(
             text,
             noun="" if text in grammar.NO_OBJECTS else singular(text),
             attribute="" if text in grammar.NO_ATTRIBUTES else text,
-            # Captions write "laying" for "lying" as often as not; the graphs learnt from say "lay" for both.
-            action=""
-            if lemma in grammar.NO_ACTIONS or text in PLACES
-            else "lay"
-            if lemma == "lie"
-            else lemma,
+            action=_action(text, verbs),
             count=None,
             role=role,
-            past=not text.endswith("ing") and lemma != text,
+            past=not text.endswith("ing") and verb_lemma(text, verbs) != text,
+            doing=_doing(text, verbs),
             other=other,
         )
+
+
+def _doing(text: str, verbs: frozenset[str]) -> bool:
+    """A participle of a verb that graphs do not use, and from which labels could not be learnt."""
+    lemma = _action(text, verbs)
+    return text.endswith("ing") and bool(lemma) and lemma not in verbs and text not in grammar.NO_PARTICIPLES
+
+
+def _action(text: str, verbs: frozenset[str]) -> str:
+    lemma = verb_lemma(text, verbs)
+    if lemma in grammar.NO_ACTIONS or text in PLACES:
+        return ""
+    # Captions write "laying" for "lying" as often as not; the graphs learnt from say "lay" for both.
+    return "lay" if lemma == "lie" else lemma
 
 
 # How a noun stands to what follows it.
@@ -206,6 +219,7 @@ class Reading:
         """A compound's word before its last."""
         if word.noun:
             self._compound.append(word)
+            del self._compound[:-_LONGEST_COMPOUND]
         else:
             word.other(self, word)
 
@@ -316,6 +330,9 @@ class Reading:
     # -- actions ---------------------------------------------------------------------------------------
 
     def _acting(self, word: Word) -> None:
+        if word.text in grammar.DONE:
+            self._head(word)
+            return
         if not word.action:
             word.other(self, word)
             return
@@ -420,7 +437,14 @@ class Reading:
         self._predicate, self._verb, self._fresh, self._copula = [], False, True, False
 
     def _skip(self, word: Word) -> None:
-        """What an unknown word stood for closes the preposition; the verb goes on."""
+        """What an unknown word stood for closes the preposition; the verb goes on.
+
+        A participle right after its noun, or after "is", is an action whatever the label says: graphs often
+        have it by another name, so that it was learnt as nothing.
+        """
+        if word.doing and (self._standing == _AFTER or (self._copula and not self._predicate)):
+            self._acting(word)
+            return
         self._turn()
         self._predicate = self._predicate[:1] if self._verb else []
         self._counted.clear()

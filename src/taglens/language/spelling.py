@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import pairwise
 
 # A word met this often is right by itself, however near a more frequent one.
-_ESTABLISHED = 4
+ESTABLISHED = 4
 _LEAST_COUNT = 15
 _LEAST_RATIO = 15
 _SHORTEST, _LONGEST = 4, 24
@@ -30,10 +31,15 @@ class Speller:
             for word, count in counts.items()
             if count >= _LEAST_COUNT and len(word) >= _SHORTEST - 1 and word.isalpha()
         }
-        self._shortened: defaultdict[str, list[str]] = defaultdict(list)
+
+    @cached_property
+    def _shortened(self) -> dict[str, list[str]]:
+        """What is left of each frequent word without one of its letters; made when first asked for."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
         for word in self._good:
             for shorter in _shortened(word):
-                self._shortened[shorter].append(word)
+                found[shorter].append(word)
+        return dict(found)
 
     def __call__(self, word: str) -> str:
         """The word meant; ``word`` itself where nothing near is frequent enough.
@@ -41,7 +47,7 @@ class Speller:
         Words with other marks than letters, and very long ones, come back unchanged.
         """
         count = self._counts.get(word, 0)
-        if count >= _ESTABLISHED or not _SHORTEST <= len(word) <= _LONGEST or not word.isalpha():
+        if count >= ESTABLISHED or not _SHORTEST <= len(word) <= _LONGEST or not word.isalpha():
             return word
         if any(word[:-k] in self._good and word[-k:] in _ENDINGS for k in (1, 2, 3)):
             return word

@@ -40,7 +40,7 @@ LABELS = "OHMADVIWPN"
 FIRST_REACH, SECOND_REACH = 2, 1
 
 # What a table of words may hold before it starts anew: words, and letters in all.
-_MOST_WORDS, _MOST_LETTERS = 60_000, 4_000_000
+_MOST_WORDS, _MOST_LETTERS = 40_000, 4_000_000
 _LIMIT = 127.0
 
 
@@ -104,7 +104,7 @@ _Said = TypeVar("_Said")
 
 
 class WordTable(Generic[_Said]):
-    """Words as rows: a vector for the network, and what the reader of the labels asks of a word.
+    """Words as rows: what each adds to the first layer's sums, and what the reader of the labels asks of it.
 
     Grows as words are met, under a lock; rows once given stay. Row 0 is the edge of a caption.
 
@@ -124,17 +124,30 @@ class WordTable(Generic[_Said]):
         self._rows: dict[str, int] = {}
         self._letters = 0
         self._lock = threading.Lock()
-        self._vectors = np.zeros((4096, len(weights.edge)), np.float32)
-        self._vectors[0] = weights.edge
+        # The first layer, a word at a time: [D, places * H], places from two before to two after.
+        places, hidden = 2 * FIRST_REACH + 1, weights.first.shape[1]
+        split = weights.first.reshape(places, len(weights.edge), hidden).transpose(1, 0, 2)
+        self._first = split.reshape(len(weights.edge), -1).astype(np.float32)
+        self._sums = np.zeros((4096, places * hidden), np.float32)
+        self._sums[0] = weights.edge.astype(np.float32) @ self._first
 
     @property
     def full(self) -> bool:
         """Whether it is time for a new table."""
         return len(self.known) > _MOST_WORDS or self._letters > _MOST_LETTERS
 
-    def vectors(self, rows: npt.NDArray[np.intp]) -> Floats:
-        """[N] -> [N, D]."""
-        return self._vectors[rows]
+    def first_sums(self, rows: npt.NDArray[np.intp]) -> Floats:
+        """[N] -> [N - 2 * FIRST_REACH, H]: the first layer before its bias, at every place with all neighbours.
+
+        A word's share in the sums does not depend on the words around it, so it is multiplied out once.
+        """
+        shares = self._sums[rows]  # [N, places * H]
+        hidden = shares.shape[1] // (2 * FIRST_REACH + 1)
+        size = len(rows) - 2 * FIRST_REACH
+        sums = shares[:size, :hidden] + shares[1 : size + 1, hidden : 2 * hidden]
+        for place in range(2, 2 * FIRST_REACH + 1):
+            sums += shares[place : size + place, place * hidden : (place + 1) * hidden]
+        return sums
 
     def add(self, written: str) -> tuple[int, ...]:
         """The rows of what stands between two spaces, in lower case."""
@@ -149,10 +162,10 @@ class WordTable(Generic[_Said]):
         word = token if token in self._shipped else self._speller(token)
         if (row := self._rows.get(word)) is None:
             row = len(self.said)
-            if row == len(self._vectors):
+            if row == len(self._sums):
                 # A copy: who reads the old array meanwhile reads rows that do not change.
-                self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)])
-            self._vectors[row] = self._vector(word)
+                self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
+            self._sums[row] = self._vector(word) @ self._first
             self.said.append(self._describe(word))
             self._rows[word] = row
         return row
@@ -178,7 +191,6 @@ class Tagger:
         self.counts = counts
         self.weights = weights
         self._speller = Speller(counts)
-        self._first = weights.first.astype(np.float32)
         self._second = weights.second.astype(np.float32)
         self._last = weights.last.astype(np.float32)
 
@@ -196,21 +208,21 @@ class Tagger:
             flat += rows
             flat += edges
         flat.append(0)
-        found = self._codes(table.vectors(np.array(flat, np.intp)), np.array(flat, np.intp) > 0)
+        found = self._codes(np.array(flat, np.intp), table)
         place = 0
         for rows in captions:
             yield found[place : place + len(rows)]
             place += len(rows) + FIRST_REACH
 
-    def _codes(self, words: Floats, present: npt.NDArray[np.bool_]) -> str:
-        """[N, D] -> the labels of places 3 to N - 3; edges get one too, which nobody reads."""
+    def _codes(self, rows: npt.NDArray[np.intp], table: WordTable[Any]) -> str:
+        """[N] -> the labels of places 3 to N - 3; edges get one too, which nobody reads."""
         weights = self.weights
-        first = _windows(words, FIRST_REACH) @ self._first
+        first = table.first_sums(rows)
         _activate(first, weights.first_bias, weights.first_step)
-        first *= present[FIRST_REACH:-FIRST_REACH, None]
-        second = _windows(first, SECOND_REACH) @ self._second
+        first *= (rows > 0)[FIRST_REACH:-FIRST_REACH, None]
+        second = np.ascontiguousarray(_windows(first, SECOND_REACH)) @ self._second
         _activate(second, weights.second_bias, weights.second_step)
-        hidden = self._first.shape[1]
+        hidden = first.shape[1]
         scores = first[SECOND_REACH:-SECOND_REACH] @ self._last[:hidden]
         scores += second @ self._last[hidden:]
         scores += weights.last_bias

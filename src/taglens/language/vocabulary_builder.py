@@ -133,7 +133,8 @@ def words_of(parsed: Parsed, lists: WordLists) -> set[Word]:
     """The words of one caption, moved and merged by the lists.
 
     A parser may see "electric guitar" as a guitar that is electric. Where the two make a thing that the lists
-    mention, they are that one thing, and no longer the two.
+    mention, they are that one thing, and no longer the two. What describes by what somebody does ("smiling")
+    counts as the action alone.
     """
     joined: set[str] = set()
     heads: set[str] = set()
@@ -151,8 +152,20 @@ def words_of(parsed: Parsed, lists: WordLists) -> set[Word]:
     things = {*parsed.objects, *parsed.scenes} - heads
     return (
         {lists.resolve("object", name) for name in things | joined}
-        | {lists.resolve("attribute", name) for name in parsed.attributes if name not in bound}
+        | {
+            lists.resolve("attribute", name)
+            for name in parsed.attributes
+            if name not in bound and not _does(name, parsed.actions)
+        }
         | {lists.resolve("action", name) for name in parsed.actions}
+    )
+
+
+def _does(attribute: str, actions: Sequence[str]) -> bool:
+    """Whether an attribute is one of the caption's actions: "smiling", "sitting down"."""
+    first = attribute.partition(" ")[0]
+    return first.endswith("ing") and any(
+        first in (act + "ing", act[:-1] + "ing", act + act[-1] + "ing") for act in actions
     )
 
 

@@ -35,7 +35,7 @@ _DELIMITERS = (",", ";", "\t")
 # Any number of apostrophes before the sign: a cell that had one of its own gets another, and keeps its own.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _REF = re.compile(r"(?s)(.*)@([0-9a-f]{12})")
-_WHOLE = re.compile(r"[0-9]+")
+_WHOLE = re.compile(r"[0-9]{1,18}")
 _BARE_ITEM = re.compile(r"(?s)(?!\[)\S(.*\S)?")
 
 
@@ -226,7 +226,7 @@ def _items(cell: str) -> list[str]:
     if cell.lstrip().startswith("["):
         try:
             items = json.loads(cell)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             items = None
         if isinstance(items, list) and all(isinstance(item, str) for item in items):
             return items

@@ -259,6 +259,8 @@ def _published_descriptions(text: str, path: Path) -> dict[str, tuple[str, ...]]
         rows = json.loads(text, object_pairs_hook=tuple)  # pairs, so that a name that stands twice is seen
     except json.JSONDecodeError as error:
         raise VocabularyError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+    except (ValueError, RecursionError) as error:
+        raise VocabularyError(f"{path}: not JSON ({error})") from None
     found: dict[str, tuple[str, ...]] = {}
     seen = {""}
     for index, row in enumerate(rows, 1):
@@ -322,12 +324,13 @@ def _write(path: Path, text: str) -> None:
     beside = path.with_name(path.name + ".part")
     try:
         beside.write_text(text, encoding="utf-8", newline="")
+        beside.replace(path)
     except UnicodeEncodeError as error:
-        beside.unlink(missing_ok=True)
         raise VocabularyError(
             f"cannot write {path}: a text holds half a character ({error.reason})"
         ) from None
-    beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _left_out(vocabulary: Vocabulary) -> list[str]:
@@ -356,7 +359,7 @@ def parse_blocks(text: str) -> tuple[Block, ...]:
     blocks = []
     for piece in text.split(","):
         kind, _, first = piece.strip().partition("=")
-        if kind not in PARSED_KINDS or not re.fullmatch("[0-9]+", first.strip()):
+        if kind not in PARSED_KINDS or not re.fullmatch("[0-9]{1,9}", first.strip()):
             raise UsageError(
                 f"--kinds {piece.strip()!r}: expected KIND=LINE, the first line of that kind, such as "
                 f"object=1,action=3013; kinds: {', '.join(PARSED_KINDS)}"

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from taglens.models.configs import DecoderConfig
 
+# Few tags of thousands are present: read-outs start from a low probability instead of one half.
+START_BIAS = -3.0
+
 
 class CrossAttention(nn.Module):
     """Multi-head attention of queries [B, T, D] over tokens [B, N, K], with output projection."""
@@ -58,32 +61,57 @@ class DecoderLayer(nn.Module):
         return y
 
 
+class OwnHeads(nn.Module):
+    """A read-out vector and bias for each tag: decoded labels [B, J, D] to logits [B, J]."""
+
+    def __init__(self, tags: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(tags, width) * width**-0.5)
+        self.bias = nn.Parameter(torch.full((tags,), START_BIAS))
+
+    def forward(self, decoded: Tensor, chosen: Tensor | None = None) -> Tensor:
+        weight, bias = (
+            (self.weight, self.bias) if chosen is None else (self.weight[chosen], self.bias[chosen])
+        )
+        return torch.einsum("bjd,jd->bj", decoded, weight) + bias
+
+
 class AlignmentDecoder(nn.Module):
     """Label embeddings [T, L] or [B, T, L] and image tokens [B, N, K] to logits [B, T].
 
     A linear map and ReLU take labels to the decoder's width; one linear read-out is shared by every label, which is
-    what lets a label that was never trained be scored (RAM 2.2).
+    what lets a label that was never trained be scored (RAM 2.2). Tag2Text has neither (`DecoderConfig`).
     """
 
-    def __init__(self, config: DecoderConfig, *, label_width: int, token_width: int) -> None:
+    def __init__(self, config: DecoderConfig, *, label_width: int, token_width: int, tags: int = 0) -> None:
+        """
+        Args:
+            tags: T, needed where every tag has a head of its own.
+        """
         super().__init__()
-        self.label_in = nn.Linear(label_width, config.width)
+        self.label_map = config.label_map
+        if config.label_map:
+            self.label_in = nn.Linear(label_width, config.width)
         self.label_norm: nn.Module = nn.Identity()
         self.token_norm: nn.Module = nn.Identity()
         if config.input_norm:
             self.label_norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
             self.token_norm = nn.LayerNorm(token_width, eps=config.layer_norm_eps)
         self.layers = nn.ModuleList([DecoderLayer(config, token_width) for _ in range(config.depth)])
-        self.head = nn.Linear(config.width, 1)
-        # Few tags of thousands are present: start from a low probability instead of one half.
-        nn.init.constant_(self.head.bias, -3.0)
+        self.own_heads = config.own_heads
+        if config.own_heads:
+            self.heads = OwnHeads(tags, config.width)
+        else:
+            self.head = nn.Linear(config.width, 1)
+            nn.init.constant_(self.head.bias, START_BIAS)
 
-    def forward(self, labels: Tensor, tokens: Tensor) -> Tensor:
-        x = self.label_norm(torch.relu(self.label_in(labels)))
+    def forward(self, labels: Tensor, tokens: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Logits; ``chosen`` says which tags the labels are, where each has a head of its own (None: all)."""
+        x = self.label_norm(torch.relu(self.label_in(labels)) if self.label_map else labels)
         tokens = self.token_norm(tokens)
         if x.ndim == 2:
             x = x[None]
         for layer in self.layers:
             x = layer(x, tokens)
-        y: Tensor = self.head(x)
-        return y.squeeze(-1)
+        y: Tensor = self.heads(x, chosen) if self.own_heads else self.head(x).squeeze(-1)
+        return y

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from taglens.errors import ModelError
+from taglens.images import PIXELS
 from taglens.models.configs import RecognizerConfig
-from taglens.models.recognizer import Recognizer
+from taglens.models.recognizer import Recognizer, empty_recognizer
 from taglens.vocabulary import Vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.jsonl"
@@ -26,9 +27,18 @@ FORMAT_VERSION = 1
 
 
 def save_pretrained(
-    model: Recognizer, vocabulary: Vocabulary, folder: str | os.PathLike[str], *, name: str
+    model: Recognizer,
+    vocabulary: Vocabulary,
+    folder: str | os.PathLike[str],
+    *,
+    name: str,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the folder; the configuration goes last, so that a folder with one is complete."""
+    """Write the folder; the configuration goes last, so that a folder with one is complete.
+
+    Args:
+        about: further fields of the configuration.
+    """
     folder = Path(folder)
     if len(vocabulary) != model.config.tags:
         raise ModelError(f"the model has {model.config.tags} tags and {vocabulary.ref} has {len(vocabulary)}")
@@ -44,6 +54,8 @@ def save_pretrained(
         "name": name,
         "vocabulary": vocabulary.fingerprint,
         "recognizer": model.config.to_dict(),
+        "pixels": PIXELS,
+        **(about or {}),
     }
     beside = folder / (CONFIG + ".part")
     beside.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
@@ -63,7 +75,20 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key in ("name", "vocabulary", "recognizer"):
         if key not in row:
             raise ModelError(f"{folder / CONFIG} is incomplete: {key!r} is missing; copy or train it again")
+    if row.get("pixels", PIXELS) != PIXELS:
+        raise ModelError(
+            f"{folder / CONFIG}: the model wants pictures prepared as {row['pixels']}, this release prepares them as "
+            f"{PIXELS}"
+        )
     return row
+
+
+def reads_text(folder: str | os.PathLike[str]) -> bool:
+    """Whether a text encoder stands beside the weights: labels of converted models are texts that came embedded."""
+    row = read_config(Path(folder))
+    return (
+        RecognizerConfig.from_dict(row["recognizer"]).descriptions > 0 and row.get("reads_text") is not False
+    )
 
 
 def _vocabulary(folder: Path, row: dict[str, Any]) -> Vocabulary:
@@ -97,16 +122,20 @@ def from_pretrained(folder: str | os.PathLike[str]) -> tuple[Recognizer, Vocabul
     folder = Path(folder)
     row = read_config(folder)
     vocabulary = _vocabulary(folder, row)
-    model = Recognizer(RecognizerConfig.from_dict(row["recognizer"]))
+    model = empty_recognizer(RecognizerConfig.from_dict(row["recognizer"]))
+    ours = model.state_dict()
+    state = {
+        key: value.to(ours[key].dtype) if key in ours else value for key, value in _weights(folder).items()
+    }
     try:
-        model.load_state_dict(_weights(folder), strict=True)
+        model.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         raise ModelError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from None
     return model.eval(), vocabulary, str(row["name"])
 
 
 # What belongs to one vocabulary and cannot go to a model of another.
-_PER_TAG = ("bank.embeddings", "pooled_bias", "closed.read.")
+_PER_TAG = ("bank.embeddings", "pooled_bias", "closed.read.", "decoder.heads.")
 
 
 def keeps_closed_term(folder: str | os.PathLike[str]) -> bool:

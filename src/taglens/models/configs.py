@@ -75,7 +75,85 @@ class HybridConfig:
         return 1 << (1 + len(self.widths))
 
 
-EncoderConfig = ConvNetConfig | HybridConfig
+@dataclass(frozen=True, slots=True)
+class SwinConfig:
+    """A transformer in shifted windows: patches, then stages of which each but the first halves the grid.
+
+    Attributes:
+        width: of the first stage; every further stage doubles it.
+        window: side of an attention window, in tokens. Each stage's grid must divide into windows, see `stride`.
+        patch: px.
+    """
+
+    width: int = 48
+    depths: tuple[int, ...] = (2, 2, 4)
+    heads: tuple[int, ...] = (2, 4, 8)
+    window: int = 4
+    patch: int = 4
+
+    def __post_init__(self) -> None:
+        if len(self.heads) != len(self.depths) or not self.depths:
+            raise ModelError(f"SwinConfig: {len(self.heads)} heads for {len(self.depths)} depths")
+        _positive("SwinConfig", width=self.width, window=self.window, patch=self.patch)
+        _positive("SwinConfig", depth=min(self.depths), heads=min(self.heads))
+        for stage, heads in enumerate(self.heads):
+            if (self.width << stage) % heads:
+                raise ModelError(
+                    f"SwinConfig: stage {stage} is {self.width << stage} wide, no multiple of {heads} heads"
+                )
+
+    @property
+    def out_width(self) -> int:
+        return self.width << (len(self.depths) - 1)
+
+    @property
+    def stride(self) -> int:
+        """Px: a side must be a multiple of it, so that the last stage still divides into windows."""
+        return (self.patch << (len(self.depths) - 1)) * self.window
+
+
+@dataclass(frozen=True, slots=True)
+class ViTConfig:
+    """A plain vision transformer: patches, a class token, a learned position for each patch.
+
+    Attributes:
+        patch: px.
+        grid: side of the table of positions, in patches; other grids read it by interpolation.
+    """
+
+    width: int = 192
+    depth: int = 6
+    heads: int = 3
+    patch: int = 16
+    grid: int = 8
+
+    def __post_init__(self) -> None:
+        _positive("ViTConfig", width=self.width, depth=self.depth, heads=self.heads)
+        _positive("ViTConfig", patch=self.patch, grid=self.grid)
+        if self.width % self.heads:
+            raise ModelError(f"ViTConfig: width {self.width} is not a multiple of {self.heads} heads")
+
+    @property
+    def out_width(self) -> int:
+        return self.width
+
+    @property
+    def stride(self) -> int:
+        return self.patch
+
+
+EncoderConfig = ConvNetConfig | HybridConfig | SwinConfig | ViTConfig
+_ENCODERS: dict[str, type[ConvNetConfig] | type[HybridConfig] | type[SwinConfig] | type[ViTConfig]] = {
+    "convnet": ConvNetConfig,
+    "hybrid": HybridConfig,
+    "swin": SwinConfig,
+    "vit": ViTConfig,
+}
+
+# The published encoders (PAPERS.md 1.4); at 224 px Swin's windows are 7 wide.
+SWIN_B = SwinConfig(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12)
+SWIN_L = SwinConfig(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12)
+VIT_B = ViTConfig(width=768, depth=12, heads=12, patch=16, grid=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +163,10 @@ class DecoderConfig:
     Attributes:
         input_norm: normalise labels and tokens on their way in. Published models do not; without it a decoder that
             is trained from scratch over a free encoder drowns its labels in the tokens (EXPERIMENTS.md).
+        label_map: a linear map and ReLU take labels to the decoder's width (RAM 2.2); without it they have that width
+            and are asked as they are (Tag2Text 1.4).
+        own_heads: every tag is read out by a vector and bias of its own (Tag2Text 1.4) instead of one for all, which
+            ties the decoder to its tags.
     """
 
     width: int = 192
@@ -93,6 +175,8 @@ class DecoderConfig:
     ffn_width: int = 384
     layer_norm_eps: float = 1e-12
     input_norm: bool = True
+    label_map: bool = True
+    own_heads: bool = False
 
     def __post_init__(self) -> None:
         _positive("DecoderConfig", width=self.width, depth=self.depth, heads=self.heads, ffn=self.ffn_width)
@@ -114,6 +198,7 @@ class RecognizerConfig:
             logit. Published models have none; at the starter's size it lets the encoder learn sooner.
         closed_term: keep, beside labels that are texts, what an earlier model learned about its own tags.
         open_share: how much the decoder's answer counts beside the closed term's.
+        projected: a linear map takes the encoder's tokens to ``token_width``; without it that is the encoder's own.
         side: side in pixels of the square that the model was last trained on.
     """
 
@@ -126,6 +211,7 @@ class RecognizerConfig:
     pooled_term: bool = True
     closed_term: bool = False
     open_share: float = 0.5
+    projected: bool = True
     side: int = 128
 
     def __post_init__(self) -> None:
@@ -148,14 +234,30 @@ class RecognizerConfig:
                 f"RecognizerConfig: the pooled term needs token_width {self.token_width} "
                 f"equal to label_width {self.label_width}"
             )
+        if not self.projected and self.token_width != self.encoder.out_width:
+            raise ModelError(
+                f"RecognizerConfig: tokens that are not projected are {self.encoder.out_width} wide, "
+                f"token_width is {self.token_width}"
+            )
+        if not self.decoder.label_map and self.label_width != self.decoder.width:
+            raise ModelError(
+                f"RecognizerConfig: labels that are not mapped must have the decoder's width {self.decoder.width}, "
+                f"label_width is {self.label_width}"
+            )
+        if self.decoder.own_heads and self.descriptions:
+            raise ModelError("RecognizerConfig: heads of their own go with learned labels, these are texts")
+        if isinstance(self.encoder, SwinConfig | ViTConfig) and self.side % self.encoder.stride:
+            raise ModelError(
+                f"RecognizerConfig: side {self.side} is no multiple of the encoder's stride {self.encoder.stride}"
+            )
         if self.side < self.encoder.stride:
             raise ModelError(
                 f"RecognizerConfig: side {self.side} is below the encoder's stride {self.encoder.stride}"
             )
 
     def to_dict(self) -> dict[str, Any]:
-        encoder = {"type": "convnet" if isinstance(self.encoder, ConvNetConfig) else "hybrid"}
-        return {**asdict(self), "encoder": {**encoder, **asdict(self.encoder)}}
+        kind = next(name for name, each in _ENCODERS.items() if isinstance(self.encoder, each))
+        return {**asdict(self), "encoder": {"type": kind, **asdict(self.encoder)}}
 
     @classmethod
     def from_dict(cls, row: dict[str, Any]) -> RecognizerConfig:
@@ -164,17 +266,12 @@ class RecognizerConfig:
             parts = dict(row)
             encoder = dict(parts.pop("encoder"))
             kind = encoder.pop("type")
-            classes: dict[str, type[ConvNetConfig] | type[HybridConfig]] = {
-                "convnet": ConvNetConfig,
-                "hybrid": HybridConfig,
-            }
-            if kind not in classes:
-                raise ModelError(f"unknown encoder {kind!r}; this release knows {', '.join(classes)}")
-            for key in ("widths", "depths"):
-                encoder[key] = tuple(encoder[key])
+            if kind not in _ENCODERS:
+                raise ModelError(f"unknown encoder {kind!r}; this release knows {', '.join(_ENCODERS)}")
+            encoder = {key: tuple(v) if isinstance(v, list) else v for key, v in encoder.items()}
             # Folders written before there was a choice hold decoders without it.
             decoder = DecoderConfig(**{"input_norm": False, **parts.pop("decoder")})
-            return cls(encoder=classes[kind](**encoder), decoder=decoder, **parts)
+            return cls(encoder=_ENCODERS[kind](**encoder), decoder=decoder, **parts)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"the model's configuration is incomplete or unknown to this release: {error}"

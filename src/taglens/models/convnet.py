@@ -21,8 +21,8 @@ class PixelNorm(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(PIXEL_MEAN).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(PIXEL_STD).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(PIXEL_MEAN, device="cpu").view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(PIXEL_STD, device="cpu").view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std

@@ -115,12 +115,16 @@ class DescriptionBank(nn.Module):
         own = _own(self.counts, self.embeddings.shape[1]).to(self.embeddings.dtype)
         return torch.einsum("tk,tkl->tl", own, self.embeddings) / self.counts[:, None]
 
+    def fit(self, pooled: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """How well each description fits [B, J, K]. Only the picture is normalised here: descriptions come so."""
+        described = self.embeddings if chosen is None else self.embeddings[chosen]
+        return torch.einsum("bl,jkl->bjk", F.normalize(pooled, dim=-1), described) * self.sharpness.exp()
+
     def weights(self, pooled: Tensor, chosen: Tensor | None = None) -> Tensor:
         """How much each description counts [B, J, K]; adds up to 1 over a tag's own, 0 beyond them."""
-        described = self.embeddings if chosen is None else self.embeddings[chosen]
         counts = self.counts if chosen is None else self.counts[chosen]
-        fit = torch.einsum("bl,jkl->bjk", F.normalize(pooled, dim=-1), described) * self.sharpness.exp()
-        return fit.masked_fill(~_own(counts, described.shape[1]), float("-inf")).softmax(dim=-1)
+        fit = self.fit(pooled, chosen)
+        return fit.masked_fill(~_own(counts, self.embeddings.shape[1]), float("-inf")).softmax(dim=-1)
 
 
 def _own(counts: Tensor, most: int) -> Tensor:
@@ -137,6 +141,6 @@ def empty_bank(*, tags: int, width: int, descriptions: int) -> LabelBank:
         return LearnedBank(tags, width)
     if descriptions == 1:
         return EmbeddedBank(torch.zeros(tags, width))
-    return DescriptionBank(
-        torch.zeros(tags, descriptions, width), torch.full((tags,), descriptions, dtype=torch.long)
-    )
+    # Counts are looked at, so that they are numbers even in a model without (`empty_recognizer`).
+    counts = torch.full((tags,), descriptions, dtype=torch.long, device="cpu")
+    return DescriptionBank(torch.zeros(tags, descriptions, width), counts)

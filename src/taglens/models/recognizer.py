@@ -13,14 +13,26 @@ from torch import Tensor, nn
 
 from taglens.errors import ModelError
 from taglens.models.alignment import AlignmentDecoder
-from taglens.models.configs import ConvNetConfig, EncoderConfig, RecognizerConfig
+from taglens.models.configs import (
+    ConvNetConfig,
+    EncoderConfig,
+    HybridConfig,
+    RecognizerConfig,
+    SwinConfig,
+)
 from taglens.models.convnet import ConvNet
 from taglens.models.hybrid import Hybrid
 from taglens.models.label_bank import DescriptionBank, EmbeddedBank, LabelBank, LearnedBank, empty_bank
+from taglens.models.swin import Swin
+from taglens.models.vit import ViT
 
 
-def build_encoder(config: EncoderConfig) -> ConvNet | Hybrid:
-    return ConvNet(config) if isinstance(config, ConvNetConfig) else Hybrid(config)
+def build_encoder(config: EncoderConfig) -> ConvNet | Hybrid | Swin | ViT:
+    if isinstance(config, ConvNetConfig):
+        return ConvNet(config)
+    if isinstance(config, HybridConfig):
+        return Hybrid(config)
+    return Swin(config) if isinstance(config, SwinConfig) else ViT(config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +82,17 @@ class Recognizer(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = build_encoder(config.encoder)
-        self.project = nn.Linear(config.encoder.out_width, config.token_width)
+        self.project: nn.Module = nn.Identity()
+        if config.projected:
+            self.project = nn.Linear(config.encoder.out_width, config.token_width)
         self.bank: LabelBank = empty_bank(
             tags=config.tags, width=config.label_width, descriptions=config.descriptions
         )
         self.decoder = AlignmentDecoder(
-            config.decoder, label_width=config.label_width, token_width=config.token_width
+            config.decoder,
+            label_width=config.label_width,
+            token_width=config.token_width,
+            tags=config.tags,
         )
         if config.pooled_term:
             width = config.label_width
@@ -133,7 +150,7 @@ class Recognizer(nn.Module):
 
     def score(self, tokens: Tensor, chosen: Tensor | None = None) -> Recognition:
         """The same from tokens [B, 1 + N, K], as `tokens` gives them, but without the closed term."""
-        answer = self.decoder(self.bank(tokens[:, 0], chosen), tokens)
+        answer = self.decoder(self.bank(tokens[:, 0], chosen), tokens, chosen)
         if not self.config.pooled_term:
             return Recognition(answer, answer, None, tokens)
         pooled = self.pooled_logits(tokens)
@@ -153,3 +170,9 @@ class Recognizer(nn.Module):
             query, prior = read[:, :-1], read[:, -1]
         logits: Tensor = self.pooled_scale.exp() * (self.pooled_norm(tokens[:, 0]) @ query.T) + prior
         return logits
+
+
+def empty_recognizer(config: RecognizerConfig) -> Recognizer:
+    """A model without numbers, to be filled by ``load_state_dict(state, assign=True)``; costs no time, no memory."""
+    with torch.device("meta"):
+        return Recognizer(config)

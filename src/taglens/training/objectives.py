@@ -141,7 +141,7 @@ class TagObjective:
         pools = model.config.pooled_term
         if self._weighs("tag", "rank"):
             chosen, targets, weights, factors = self._sample(asked, generator)
-            answer = model.decoder(model.bank(tokens[:, 0], chosen), tokens)
+            answer = model.decoder(model.bank(tokens[:, 0], chosen), tokens, chosen)
             named |= self._pair("", answer, targets, weights, factors, totals)
         if pools and self._weighs("pooled_tag", "pooled_rank"):
             pooled = model.pooled_logits(tokens)

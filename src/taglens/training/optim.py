@@ -13,13 +13,15 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def adamw(model: nn.Module, *, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what is not frozen; only matrices decay, biases, norms, scales and label embeddings do not."""
+    """AdamW over what is not frozen; only matrices decay, not biases, norms, scales, tables, label embeddings."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        (decayed if parameter.ndim > 1 and not name.startswith("bank.") else free).append(parameter)
+        # Positions and tables of relative positions are no maps; they stand under names of their own.
+        matrix = parameter.ndim > 1 and name.endswith("weight") and not name.startswith("bank.")
+        (decayed if matrix else free).append(parameter)
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}],
         lr=lr,

@@ -24,7 +24,14 @@ from taglens.inference.bundle import TEXT, checksum
 from taglens.language.descriptions import prompts
 from taglens.language.text_encoder import TextEncoder
 from taglens.models.checkpoint import WEIGHTS, keeps_closed_term, save_pretrained, start_from
-from taglens.models.configs import ConvNetConfig, EncoderConfig, HybridConfig, RecognizerConfig
+from taglens.models.configs import (
+    ConvNetConfig,
+    EncoderConfig,
+    HybridConfig,
+    RecognizerConfig,
+    SwinConfig,
+    ViTConfig,
+)
 from taglens.models.label_bank import DescriptionBank
 from taglens.models.recognizer import Recognizer
 from taglens.training import cached, parallel
@@ -33,7 +40,12 @@ from taglens.training.loop import STATE, LoopConfig, Progress, train
 from taglens.training.objectives import TagObjective
 from taglens.vocabulary import Vocabulary
 
-ENCODERS: Mapping[str, EncoderConfig] = {"convnet": ConvNetConfig(), "hybrid": HybridConfig()}
+ENCODERS: Mapping[str, EncoderConfig] = {
+    "convnet": ConvNetConfig(),
+    "hybrid": HybridConfig(),
+    "swin": SwinConfig(),
+    "vit": ViTConfig(),
+}
 MODEL_FOLDER, SETTINGS = "model", "run.json"
 
 
