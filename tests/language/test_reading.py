@@ -34,6 +34,7 @@ def read(text: str, labels: str, **names: str) -> ParsedCaption:
         ("a cliff surrounded by water", ".HVPH", [("water", "surround", "cliff")]),
         ("trees covered with snow", "HVPH", [("snow", "cover", "tree")]),
         ("a man in a red coat", ".HW.AH", [("man", "wear", "coat")]),
+        ("a dog and a man in a coat", ".H..HW.H", [("man", "wear", "coat")]),
         ("the bench the man is sitting on", ".H.H.VP", [("man", "sit on", "bench")]),
         ("by the trees , a woman runs", "P.H..HV", []),
         ("the dog has a collar", ".H..H", [("dog", "have", "collar")]),

@@ -263,7 +263,8 @@ class Reading:
         if self._predicate:
             if not joined:
                 # Nouns that opened the clause together act together, and are together where they are.
-                together = self._verb or self._nearest in self._clause
+                worn = not self._verb and self._predicate == ["wear"]
+                together = self._verb or (self._nearest in self._clause and not worn)
                 self._sources = self._clause if together else [self._nearest] if self._nearest else []
             for source in self._sources:
                 self._relate(source, name)
