@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from taglens.language.reading import ParsedCaption, Reading, Word
+from taglens.language.parsed import ParsedCaption
+from taglens.language.reading import Reading, Word
 from taglens.language.tagger import LABELS
 from taglens.language.tokens import tokenize
 

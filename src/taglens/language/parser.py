@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from taglens.errors import DataError
-from taglens.language.reading import ParsedCaption, Reading, Word
+from taglens.language.parsed import ParsedCaption
+from taglens.language.reading import Reading, Word
 from taglens.language.tagger import Tagger, WordTable, default_tagger
 from taglens.language.tokens import tokenize
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from taglens.language import grammar
 from taglens.language.grammar import (
@@ -32,6 +32,7 @@ from taglens.language.grammar import (
     WHO,
 )
 from taglens.language.lemmas import singular, verb_lemma
+from taglens.language.parsed import ParsedCaption
 
 Step: TypeAlias = "Callable[[Reading, Word], None]"
 
@@ -41,45 +42,6 @@ _LONGEST_PREDICATE = 5
 _LONGEST_COMPOUND = 5
 # Nouns that act together; of a longer list only these are given what they all do.
 _MOST_TOGETHER = 8
-
-
-class ParsedCaption(NamedTuple):
-    """What a caption names, each list without repeats and in order of appearance.
-
-    Attributes:
-        caption: the text as it came.
-        objects: singular lower-case noun phrases without adjectives ("tree trunk"); "he", "she" and "they"
-            are "man", "woman" and "person".
-        attributes: as written, lower case.
-        actions: verb lemmas; "lie" and "lay", which captions do not tell apart, are both "lay".
-        scenes: those of ``objects`` that are places.
-        pairs: (attribute, object).
-        relations: (subject, predicate, object); the predicate is a verb lemma with its prepositions
-            ("ride", "sit on"), a preposition, or "have".
-        counts: (number, object); a word such as "several" where there is no number.
-    """
-
-    caption: str
-    objects: tuple[str, ...] = ()
-    attributes: tuple[str, ...] = ()
-    actions: tuple[str, ...] = ()
-    scenes: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
-    relations: tuple[tuple[str, str, str], ...] = ()
-    counts: tuple[tuple[int | str, str], ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The contract's row."""
-        return {
-            "caption": self.caption,
-            "objects": list(self.objects),
-            "attributes": list(self.attributes),
-            "actions": list(self.actions),
-            "scenes": list(self.scenes),
-            "pairs": [list(pair) for pair in self.pairs],
-            "relations": [list(relation) for relation in self.relations],
-            "counts": [list(count) for count in self.counts],
-        }
 
 
 @dataclass(slots=True)
