@@ -473,3 +473,10 @@ def test_lines_that_no_reader_takes_are_named(tmp_path: Path, line: str) -> None
     path.write_text('{"name": "dog", "kind": "object"}\n' + line + "\n")
     with pytest.raises(VocabularyError, match="line 2"):
         Vocabulary.load(path)
+
+
+def test_other_tags_keep_the_name_and_the_rule() -> None:
+    first = Vocabulary([Entry("dog", "object")], name="pets", description="mine", strict=True)
+    other = first.with_entries([Entry("cat", "object")])
+    assert (other.name, other.description, other.strict, other[0].name) == ("pets", "mine", True, "cat")
+    assert first.with_entries(first, name="beasts").name == "beasts"

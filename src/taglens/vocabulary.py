@@ -356,8 +356,18 @@ class Vocabulary:
         """The same tags with other thresholds, [T]."""
         if len(thresholds) != len(self):
             raise VocabularyError(f"{len(thresholds)} thresholds for the {len(self)} tags of {self.ref}")
-        entries = [replace(e, threshold=t) for e, t in zip(self.entries, thresholds, strict=True)]
-        return Vocabulary(entries, name=self.name, description=self.description, strict=self.strict)
+        return self.with_entries(
+            [replace(e, threshold=t) for e, t in zip(self.entries, thresholds, strict=True)]
+        )
+
+    def with_entries(self, entries: Iterable[Entry], *, name: str | None = None) -> Vocabulary:
+        """Other tags under the same name (or another), description and rule."""
+        return Vocabulary(
+            entries,
+            name=self.name if name is None else name,
+            description=self.description,
+            strict=self.strict,
+        )
 
     def require(self, fingerprint: str, *, what: str) -> None:
         """Refuse a thing that was made for another vocabulary."""

@@ -153,7 +153,7 @@ def wanted_vocabulary(known: Vocabulary, options: TagOptions, *, open_set: bool)
     missing = [entry for entry in entries.values() if entry.id not in joined]
     if base is None and not missing:
         return None
-    return Vocabulary([*joined, *missing], name=joined.name)
+    return joined.with_entries([*joined, *missing])
 
 
 def _known_tag(tag: str, known: Vocabulary, base: Vocabulary | None, language: str | None) -> Entry | None:

@@ -52,7 +52,7 @@ def _row(line: str, where: str) -> tuple[str, tuple[str, ...]]:
 def describe(vocabulary: Vocabulary, described: Mapping[str, tuple[str, ...]]) -> Vocabulary:
     """The same tags, those that are in ``described`` with these descriptions in place of their own."""
     entries = [replace(e, descriptions=described.get(e.id, e.descriptions)) for e in vocabulary]
-    return Vocabulary(entries, name=vocabulary.name, description=vocabulary.description)
+    return vocabulary.with_entries(entries)
 
 
 def prompts(entry: Entry) -> tuple[str, ...]:

@@ -186,7 +186,7 @@ def apply(vocabulary: Vocabulary, decisions: Decisions, *, force: bool = False) 
     entries = [
         _without_tags(new, old, set(ids.values()), vocabulary) for new, old in zip(changed, kept, strict=True)
     ]
-    result = Vocabulary(entries, name=vocabulary.name, description=vocabulary.description)
+    result = vocabulary.with_entries(entries)
     _refuse_circles(vocabulary, result, plan)
     verdicts = Counter(row.verdict for row in plan.rows.values())
     return Applied(

@@ -109,7 +109,7 @@ def read_vocabulary(
     else:
         vocabulary = Vocabulary(_from_list(path, text, guess, blocks), name=path.stem)
     if name is not None:
-        vocabulary = Vocabulary(vocabulary, name=name, description=vocabulary.description)
+        vocabulary = vocabulary.with_entries(vocabulary, name=name)
     return Read(vocabulary, stated)
 
 
@@ -211,7 +211,7 @@ def with_translation_file(vocabulary: Vocabulary, language: str, path: Path) -> 
         replace(entry, translations={**entry.translations, language: name})
         for entry, name in zip(vocabulary, names, strict=True)
     ]
-    return Vocabulary(entries, name=vocabulary.name, description=vocabulary.description)
+    return vocabulary.with_entries(entries)
 
 
 def _aligned(vocabulary: Vocabulary, path: Path, what: str) -> list[str]:
@@ -251,7 +251,7 @@ def with_description_file(vocabulary: Vocabulary, path: Path) -> Described:
             f"{path} describes none of the {len(vocabulary)} tags of {vocabulary.ref}; it begins with "
             f"{next(iter(named), 'nothing')!r}"
         )
-    return Described(Vocabulary(entries, name=vocabulary.name, description=vocabulary.description), unused)
+    return Described(vocabulary.with_entries(entries), unused)
 
 
 def _published_descriptions(text: str, path: Path) -> dict[str, tuple[str, ...]]:
