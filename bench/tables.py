@@ -243,7 +243,53 @@ def training() -> str:
     )
 
 
+def published() -> str:
+    row = newest("published")
+    f, s = row["figures"], row["settings"]
+    names = {
+        "convert": "`taglens convert`",
+        "bundle": "`taglens bundle`",
+        "one": "`taglens tag`, one photograph",
+        "sixteen": f"`taglens tag`, {s['pictures']} photographs",
+    }
+    lines = ["| command | seconds | at most resident, MB |", "|---|---|---|"]
+    lines += [
+        f"| {told} | {f['seconds'][name]:,.1f} | {f['peak_mb'][name]:,} |" for name, told in names.items()
+    ]
+    said = (
+        f"Noise in the shapes of RAM++ 14M ({f['values_millions']:.0f} million values, {s['tags']:,} tags of "
+        f"{s['descriptions']} descriptions, {s['side']} px), fp32; a process each, {s['threads']} threads. Weights "
+        f"{f['weights_mb']:,} MB, bundle {f['bundle_mb']:,} MB. A further picture takes "
+        f"{f['warm_s_per_picture']:.1f} s. The machine's load before was {s['load_before']:.1f}."
+    )
+    return "\n".join([*lines, "", f"{said} {origin(row)}"])
+
+
+def swin() -> str:
+    row = newest("swin")
+    s = row["settings"]
+    lines = [
+        "| encoder x pictures | ours, s | transformers, s | ratio | ours as a graph, s | ours, MB | theirs, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, f in row["figures"].items():
+        if isinstance(f, dict):
+            lines.append(
+                f"| {name} | {f['ours_s']:.2f} | {f['library_s']:.2f} | {f['library_to_ours']:.2f} "
+                f"| {f['graph_s']:.2f} | {f['ours_peak_mb']:,} | {f['library_peak_mb']:,} |"
+            )
+    apart = max(f["difference"] for f in row["figures"].values() if isinstance(f, dict))
+    said = (
+        f"Medians of passes that take turns, {s['side']} px, {s['precision']}, {s['threads']} threads; "
+        f"{', '.join(f'{name} {found}' for name, found in s['versions'].items())}. Tokens differ by {apart:.1g} at "
+        f"most. The machine's load before was {s['load_before']:.1f}."
+    )
+    return "\n".join([*lines, "", f"{said} {origin(row)}"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "published": published,
+    "swin": swin,
     "heads": heads,
     "evidence": evidence,
     "full_size": full_size,

@@ -6,6 +6,7 @@ Knows how to make each file; the tests say what ought to happen to it. Everythin
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -127,3 +128,37 @@ def write_hostile(folder: Path) -> dict[str, Path]:
     paths["folder.jpg"] = folder / "folder.jpg"
     paths["folder.jpg"].mkdir()
     return paths
+
+
+def write_hostile_places(folder: Path) -> tuple[int, int]:
+    """Write names, links and special files that break careless walks; how many are given and passed over.
+
+    What this system cannot hold is left out. A lost picture, a link whose end is gone, counts as given.
+    """
+    jpeg = encoded(Image.fromarray(scene()), "JPEG", quality=90)
+    names = [b"line\nbreak.jpg", b"-rf.jpg", b"#1.jpg", b"a{1,2}.jpg", b"[x].jpg", b"%41.jpg", b" .jpg"]
+    names += [b"x" * 251 + b".jpg", b"caf\xe9.jpg", b"\xff\xfe.jpg", "Ünï-語.jpg".encode()]
+    given = passed = 0
+    for name in names:
+        try:
+            (folder / os.fsdecode(name)).write_bytes(jpeg)
+        except OSError:
+            continue
+        given += 1
+    (folder / ".hidden.jpg").write_bytes(jpeg)
+    (folder / "notes.jpg").write_text("no picture")
+    passed += 2
+    deep = folder / "deep" / "er"
+    deep.mkdir(parents=True)
+    (deep / "in.jpg").write_bytes(jpeg)
+    given += 1
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.jpg")
+        (folder / "round").symlink_to(folder)
+        (deep / "up").symlink_to("..")
+        (folder / "self.jpg").symlink_to("self.jpg")
+        (folder / "lost.jpg").symlink_to("nowhere.jpg")
+        (folder / "device.jpg").symlink_to("/dev/null")
+        given += 2  # self.jpg and lost.jpg: somebody's pictures once
+        passed += 4
+    return given, passed

@@ -17,7 +17,7 @@ PACKAGE = "taglens"
 
 # A package imports from those of smaller number; its own files may import each other, without circles.
 STOREYS = {
-    **dict.fromkeys(("errors", "results", "vocabulary", "containers", "images"), 0),
+    **dict.fromkeys(("errors", "results", "vocabulary", "containers", "images", "staging"), 0),
     **dict.fromkeys(("models", "language", "hub"), 1),
     **dict.fromkeys(("data", "inference"), 2),
     "collection": 3,
@@ -50,6 +50,9 @@ HEAVY = {
     "matplotlib": set[str](),
     "wordcloud": set[str](),
     "huggingface_hub": set[str](),
+    "fsspec": set[str](),
+    "pyarrow": set[str](),
+    "ray": set[str](),
 }
 
 

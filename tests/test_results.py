@@ -10,10 +10,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from taglens.errors import ImageError
-from taglens.results import Failure, Prediction, Tag, significant, to_line
+from taglens.results import Caption, Captioned, Failure, Prediction, Tag, significant, to_line
 
 DOG = Tag("object:dog", "dog", "object", 0.123456789)
 GOOD = Prediction("a.jpg", 640, 480, (DOG,), "starter@1", "words@2", caption="a dog", notes=("turned",))
+CAPTIONED = Captioned(
+    "a.jpg",
+    640,
+    480,
+    (
+        Caption("a dog runs", -0.123456789, ("dog", "run"), ("cat",)),
+        Caption("a cat", -1.5, ("cat",), ()),
+    ),
+    ("cat", "dog", "run"),
+    "t2t@1",
+    notes=("turned",),
+)
 
 # A busy machine is no failure: how long a drawn case takes is not what these tests are about.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -99,3 +111,48 @@ def test_values_cannot_be_changed() -> None:
         DOG.score = 1.0  # type: ignore[misc]
     with pytest.raises(AttributeError):
         GOOD.source = "b.jpg"  # type: ignore[misc]
+
+
+# -- captions ----------------------------------------------------------------------------------------
+
+
+def test_a_row_of_captions_has_the_contracts_fields_and_no_others() -> None:
+    assert CAPTIONED.caption == "a dog runs"
+    assert CAPTIONED.to_dict() == {
+        "source": "a.jpg",
+        "width": 640,
+        "height": 480,
+        "caption": "a dog runs",
+        "captions": [
+            {"text": "a dog runs", "score": -0.1234568, "mentioned": ["dog", "run"], "unmet": ["cat"]},
+            {"text": "a cat", "score": -1.5, "mentioned": ["cat"], "unmet": []},
+        ],
+        "guide_tags": ["cat", "dog", "run"],
+        "unmet": ["cat"],
+        "model": "t2t@1",
+        "notes": ["turned"],
+        "error": None,
+    }
+    assert json.loads(CAPTIONED.to_json()) == CAPTIONED.to_dict()
+    assert "\n" not in CAPTIONED.to_json()
+
+
+def test_a_failed_row_of_captions_has_null_where_there_is_no_answer() -> None:
+    failure = Failure.of(ImageError("empty", "no content", source="a.jpg"))
+    failed = Captioned("a.jpg", None, None, None, None, "t2t@1", error=failure)
+    row = failed.to_dict()
+    assert list(row) == list(CAPTIONED.to_dict())
+    none = ("width", "height", "caption", "captions", "guide_tags", "unmet")
+    assert [row[key] for key in none] == [None] * 6
+    assert row["error"] == {"type": "empty", "message": "no content"} and row["notes"] == []
+    assert failed.caption is None
+
+
+def test_an_empty_caption_is_an_answer() -> None:
+    row = Captioned("a.jpg", 1, 1, (Caption("", -0.9),), (), "t2t@1").to_dict()
+    assert (row["caption"], row["guide_tags"], row["unmet"]) == ("", [], [])
+
+
+def test_other_bytes_stand_beside_the_source_of_captions_too() -> None:
+    row = Captioned("a\ufffd.jpg", 1, 1, (), (), "m@1", source_bytes="Yf8uanBn").to_dict()
+    assert list(row)[:2] == ["source", "source_bytes"] and "source_bytes" not in CAPTIONED.to_dict()

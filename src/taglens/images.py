@@ -127,6 +127,7 @@ def load(
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     at_least: int | None = None,
+    name: str | None = None,
 ) -> Picture:
     """Read one picture as RGB.
 
@@ -136,6 +137,7 @@ def load(
         max_pixels: the largest width x height that is decoded.
         at_least: the side of the model's input, if that is all the picture is wanted for. A big one is then
             decoded at a fraction of its size, its short side no less than twice this; JPEG gains most.
+        name: what messages call bytes, an image or an array.
 
     Raises:
         ImageError: with the contract's type, the source's name, what was found and the cure.
@@ -148,12 +150,15 @@ def load(
         # repr keeps line breaks and undecodable bytes of a file's name out of messages.
         reader = _Reader(name, repr(name), max_pixels, at_least)
         return reader.read_bytes(reader.fetch())
+    kinds = ((bytes, "<bytes>"), (Image.Image, "<image>"), (np.ndarray, "<array>"))
+    anonymous = next((shown for kind, shown in kinds if isinstance(source, kind)), "")
+    reader = _Reader(name or anonymous, repr(name) if name else anonymous, max_pixels, at_least)
     if isinstance(source, bytes):
-        return _Reader("<bytes>", "<bytes>", max_pixels, at_least).read_bytes(source)
+        return reader.read_bytes(source)
     if isinstance(source, Image.Image):
-        return _Reader("<image>", "<image>", max_pixels, at_least).read_image(source)
+        return reader.read_image(source)
     if isinstance(source, np.ndarray):
-        return _Reader("<array>", "<array>", max_pixels, at_least).read_array(source)
+        return reader.read_array(source)
     raise _Reader("", f"<{type(source).__name__}>", max_pixels, at_least).error(
         "unsupported", "is no source", "pass a path, bytes, a Pillow image or a numpy array"
     )
@@ -170,14 +175,33 @@ PIXELS: dict[str, Any] = {
 
 
 def prepare(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]:
-    """A model's input: squashed to a square (proportions are not kept), antialiased bilinear, float32.
+    """A model's input: `squash`, then `as_input`.
 
     Args:
         pixels: [h, w, 3] RGB.
         side: S, in pixels.
 
     Returns:
-        [3, S, S] in [0, 1], contiguous. A picture that is S x S already is not resampled.
+        [3, S, S] in [0, 1], contiguous.
+
+    Raises:
+        UsageError: another shape or type, or a side below 1.
+    """
+    return as_input(squash(pixels, side))
+
+
+def as_input(square: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Squares [..., S, S, 3] as a model takes them: float32 [..., 3, S, S] in [0, 1], contiguous."""
+    turned = np.moveaxis(square, -1, -3)
+    prepared = np.empty(turned.shape, np.float32)
+    np.divide(turned, np.float32(255), out=prepared)
+    return prepared
+
+
+def squash(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """RGB [h, w, 3] as a square [S, S, 3]: proportions are not kept, antialiased bilinear.
+
+    A picture that is S x S already is not resampled.
 
     Raises:
         UsageError: another shape or type, or a side below 1.
@@ -191,9 +215,7 @@ def prepare(pixels: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.float32]
         # halves the time on big pictures and moves values, on average, by no more than rounding them does.
         squashed = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
         pixels = np.asarray(squashed)
-    prepared = np.empty((3, side, side), np.float32)
-    np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=prepared)
-    return prepared
+    return pixels
 
 
 def is_image_file(path: str | os.PathLike[str]) -> bool:

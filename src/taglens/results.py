@@ -44,6 +44,9 @@ class Failure:
     def of(cls, error: ImageError) -> Failure:
         return cls(error.type, str(error))
 
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": self.type, "message": self.message}
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -87,7 +90,79 @@ class Prediction:
             "model": self.model,
             "vocabulary": self.vocabulary,
             "notes": list(self.notes),
-            "error": None if self.error is None else {"type": self.error.type, "message": self.error.message},
+            "error": None if self.error is None else self.error.to_dict(),
+        }
+        return row
+
+    def to_json(self) -> str:
+        return to_line(self.to_dict())
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """One sentence about a picture.
+
+    Attributes:
+        score: mean log-probability of its pieces, at most 0; only captions of one search compare.
+        mentioned: tags of the guide that it says.
+        unmet: tags that the user gave and that it does not say.
+    """
+
+    text: str
+    score: float
+    mentioned: tuple[str, ...] = ()
+    unmet: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "score": significant(self.score),
+            "mentioned": list(self.mentioned),
+            "unmet": list(self.unmet),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """One picture's row of captions.
+
+    Attributes:
+        captions: best first; None on error.
+        guide_tags: what they were to be about, in the order in which the model read it; None on error.
+        others: see `Prediction`.
+    """
+
+    source: str
+    width: int | None
+    height: int | None
+    captions: tuple[Caption, ...] | None
+    guide_tags: tuple[str, ...] | None
+    model: str
+    notes: tuple[str, ...] = ()
+    error: Failure | None = None
+    source_bytes: str | None = None
+
+    @property
+    def caption(self) -> str | None:
+        """The best caption; None on error."""
+        return self.captions[0].text if self.captions else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contract's row."""
+        row: dict[str, Any] = {"source": self.source}
+        if self.source_bytes is not None:
+            row["source_bytes"] = self.source_bytes
+        best = self.captions[0] if self.captions else None
+        row |= {
+            "width": self.width,
+            "height": self.height,
+            "caption": self.caption,
+            "captions": None if self.captions is None else [one.to_dict() for one in self.captions],
+            "guide_tags": None if self.guide_tags is None else list(self.guide_tags),
+            "unmet": None if best is None else list(best.unmet),
+            "model": self.model,
+            "notes": list(self.notes),
+            "error": None if self.error is None else self.error.to_dict(),
         }
         return row
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from taglens.errors import ImageError, ModelError, VocabularyError
+from taglens.errors import ImageError, ModelError, UsageError, VocabularyError
 from taglens.images import DEFAULT_MAX_PIXELS, load
 from taglens.inference.sources import Source
 from taglens.results import Failure, Prediction, Tag
@@ -79,7 +79,10 @@ class FakeTagger:
         batch_size: int = 16,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         language: str | None = None,
+        caption: bool = False,
     ) -> Iterator[Prediction]:
+        if caption:
+            raise UsageError(f"{self.ref} gives tags and writes no captions")
         self.calls.append(
             {"threshold": threshold, "top": top, "batch_size": batch_size, "max_pixels": max_pixels}
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("huggingface_hub", reason="pip install 'taglens[hub]'")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "hub"))
@@ -20,11 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "hub"))
 from hub_server import COMMIT, FakeHub
 from huggingface_hub import constants
 
+import clip_tower
 from taglens.cli.console import ProgressLine
 from taglens.cli.main import start
 from taglens.cli.pull import _Progress
 from taglens.hub import catalogue
 from taglens.hub.catalogue import RemoteFile, Source
+from taglens.language.clip_pieces import ClipPieces
 
 Run = Callable[..., tuple[int, str, str]]
 FAMILIES = {
@@ -57,13 +60,29 @@ def run(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def served(hub: FakeHub, place: Any, repository: str, path: str, content: bytes) -> RemoteFile:
-    (hub.large if path.endswith(".pth") else hub.small)[f"{repository}/{path}"] = content
+    (hub.large if path.endswith((".pth", ".bin")) else hub.small)[f"{repository}/{path}"] = content
     digest = hashlib.sha256(content).hexdigest()
     return RemoteFile(place, repository, COMMIT, path, len(content), digest, None)
 
 
+def clip_files(hub: FakeHub, folder: Path) -> dict[str, RemoteFile]:
+    """A small text tower and its pieces, as the hub keeps CLIP's."""
+    torch.save(clip_tower.hub_state(), folder / "pytorch_model.bin")
+    ClipPieces(clip_tower.MERGES).save(folder / "vocab.json", folder / "merges.txt")
+    names = {"tower": "pytorch_model.bin", "vocabulary": "vocab.json", "merges": "merges.txt"}
+    return {
+        part: served(hub, "hub", "owner/clip", name, (folder / name).read_bytes())
+        for part, name in names.items()
+    }
+
+
 @pytest.fixture
-def tiny(hub: FakeHub, shared: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def tiny(
+    hub: FakeHub,
+    shared: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
     """The table's models, small and on the fake hub; model -> what the original says of the first picture."""
     sources, expected = {}, {}
     for name, (family, folder) in FAMILIES.items():
@@ -88,6 +107,7 @@ def tiny(hub: FakeHub, shared: Callable[[str], Path], monkeypatch: pytest.Monkey
             thresholds,
             translations,
             beside,
+            {} if name == "tag2text" else clip_files(hub, tmp_path_factory.mktemp("clip")),
         )
         expected[name] = meta
     monkeypatch.setattr(catalogue, "SOURCES", sources)
@@ -115,6 +135,41 @@ def test_from_the_hub_to_tags(
         assert names == set(tiny[model]["tags"][0].split(" | "))
     status, out, _ = run("pull", model, "--endpoint", hub.url, "--offline", "--json")
     assert (status, json.loads(out)["present"]) == (0, True)
+    if model == "tag2text":
+        status, _, err = run("bundle", model, "--out", "bundle")
+        assert status == 0 and "writes captions" in err, err
+        expected = tiny[model]["captions"]["img0.beam3_len30"]
+        for folder in (model, "bundle"):
+            status, out, err = run("caption", picture, "--model", folder, "--json")
+            assert status == 0, err
+            row = json.loads(out)
+            assert [row["caption"]] == expected["captions"]
+            assert [" | ".join(row["guide_tags"])] == expected["tags"]
+    else:
+        status, _, err = run("caption", picture, "--model", model)
+        assert status == 2 and "writes no captions" in err
+
+
+def test_any_tag_unless_it_was_left_out(
+    tiny: dict[str, Any], hub: FakeHub, run: Run, shared: Callable[[str], Path]
+) -> None:
+    where = ("--endpoint", hub.url, "--lists", hub.url)
+    status, out, err = run("pull", "ram-plus", *where, "--json")
+    assert status == 0 and "reads any tag: pytorch_model.bin of owner/clip@c0ffee0" in err, err
+    assert "text:tower" in {one["role"] for one in json.loads(out)["files"]}
+    assert not list(Path("cache").rglob("pytorch_model.bin*"))
+    ask = ("tag", shared("golden/preprocess/im0.png"), "--tags", "singing dogs", "--threshold", 0, "--json")
+    status, out, err = run(*ask, "--model", "ram-plus")
+    assert status == 0, err
+    assert [tag["id"] for tag in json.loads(out)["tags"]] == ["typed:singing dogs"]
+
+    status, _, err = run("pull", "ram-plus", *where, "--no-text", "--out", "silent")
+    assert status == 0 and "reads any tag" not in err
+    assert len(hub.gets("pytorch_model.bin")) == 2  # the hub's answer and the file, of the first pull alone
+    status, _, err = run(*ask, "--model", "silent")
+    assert status == 2 and "singing dogs" in err
+    status, _, err = run("pull", "ram-plus", *where, "--out", "silent")
+    assert status == 2 and "--no-text" in err
 
 
 def test_another_family_is_refused(

@@ -360,4 +360,4 @@ def test_bundle_options(corpus: Path, tmp_path: Path) -> None:
         said = taglens("bundle", model, "--out", tmp_path / "c", *arguments, status=2)
         assert named in said.stderr
     said = taglens("bundle", tmp_path / "b", "--out", tmp_path / "c", status=2)
-    assert "not a taglens model configuration" in said.stderr
+    assert "is a bundle, exported already" in said.stderr

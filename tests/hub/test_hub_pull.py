@@ -175,6 +175,56 @@ def test_lists_from_a_folder(desk: Desk) -> None:
     assert desk.hub.gets("tags.txt") == []
 
 
+# -- what reads any tag ------------------------------------------------------------------------------
+
+TOWER, VOCAB = os.urandom(50_000), b"{}"
+READING = replace(
+    SOURCE,
+    text={
+        "tower": remote("hub", "owner/clip", "pytorch_model.bin", TOWER),
+        "vocabulary": remote("hub", "owner/clip", "vocab.json", VOCAB),
+    },
+)
+
+
+@pytest.fixture
+def clip(desk: Desk) -> Path:
+    """Where the tower stands in the cache while it is needed."""
+    desk.hub.large["owner/clip/pytorch_model.bin"] = TOWER
+    desk.hub.small["owner/clip/vocab.json"] = VOCAB
+    return desk.cache / "pull" / "owner--clip" / COMMIT / "pytorch_model.bin"
+
+
+def test_a_tower_is_fetched_checked_and_converted_with_the_rest(desk: Desk, clip: Path) -> None:
+    row = desk.pull(READING).row
+    (files,) = desk.converted
+    assert (files["text:tower"], files["text:vocabulary"]) == (TOWER, VOCAB)
+    assert [one["role"] for one in row["files"]][-3:] == ["text:tower", "text:vocabulary", "checkpoint"]
+    assert {one["verified"] for one in row["files"]} == {"pinned"}
+    # Read once, it goes; the small file stays. Nothing is copied as it is.
+    assert not clip.exists() and clip.with_name("vocab.json").is_file()
+    assert not (desk.out / "vocab.json").exists()
+    desk.pull(READING, out=desk.folder / "second", keep=True)
+    assert clip.is_file()
+    desk.pull(READING, out=desk.folder / "third", offline=True)
+    assert clip.is_file()
+
+
+def test_another_tower_is_not_fetched(desk: Desk, clip: Path) -> None:
+    desk.hub.large["owner/clip/pytorch_model.bin"] = TOWER[::-1]
+    with pytest.raises(DownloadError, match=r"pytorch_model\.bin of owner/clip.*not fetched"):
+        desk.pull(READING)
+    assert not desk.out.exists() and not clip.exists()
+
+
+def test_a_folder_without_it_is_not_the_same(desk: Desk, clip: Path) -> None:
+    desk.pull()
+    with pytest.raises(UsageError, match="without what reads any tag"):
+        desk.pull(READING)
+    desk.pull(READING, out=desk.folder / "whole")
+    assert desk.pull(out=desk.folder / "whole").present  # it can all that is asked, and more
+
+
 # -- revisions and checksums -------------------------------------------------------------------------
 
 

@@ -30,13 +30,13 @@ def weights(seed: int = 0, width: int = 4, hidden: int = 6) -> Weights:
         piece_vectors=small(len(pieces), width),
         edge=small(width),
         first=small(5 * width, hidden),
-        first_bias=np.zeros(hidden, np.float32),
+        first_bias=chance.integers(-9_000, 9_000, hidden).astype(np.float32),
         first_step=0.01,
         second=small(3 * hidden, hidden),
-        second_bias=np.zeros(hidden, np.float32),
+        second_bias=chance.integers(-9_000, 9_000, hidden).astype(np.float32),
         second_step=0.001,
         last=small(2 * hidden, len(LABELS)),
-        last_bias=np.zeros(len(LABELS), np.float32),
+        last_bias=chance.integers(-9_000, 9_000, len(LABELS)).astype(np.float32),
     )
 
 
@@ -46,21 +46,26 @@ def slow(tagger: Tagger, tokens: list[str]) -> str:
     known = {word: [int(x) for x in row] for word, row in zip(w.words, w.vectors, strict=True)}
     edge = [int(x) for x in w.edge]
 
-    def layer(inputs: list[list[int]], matrix: np.ndarray, step: float) -> list[int]:
-        flat = [x for row in inputs for x in row]
-        sums = [sum(x * int(m) for x, m in zip(flat, column, strict=True)) for column in matrix.T]
-        return [min(255, max(0, int(np.rint(np.float32(total) * np.float32(step))))) for total in sums]
+    def sums(flat: list[int], matrix: np.ndarray, bias: np.ndarray) -> list[int]:
+        shares = [sum(x * int(m) for x, m in zip(flat, column, strict=True)) for column in matrix.T]
+        return [share + int(extra) for share, extra in zip(shares, bias, strict=True)]
+
+    def layer(inputs: list[list[int]], matrix: np.ndarray, bias: np.ndarray, step: float) -> list[int]:
+        totals = sums([x for row in inputs for x in row], matrix, bias)
+        return [min(255, max(0, int(np.rint(np.float32(total) * np.float32(step))))) for total in totals]
 
     words = [edge] * 3 + [known[token] for token in tokens] + [edge] * 3
     nothing = [0] * w.first.shape[1]
-    first = [layer(words[i - 2 : i + 3], w.first, w.first_step) for i in range(3, len(words) - 3)]
+    first = [
+        layer(words[i - 2 : i + 3], w.first, w.first_bias, w.first_step) for i in range(3, len(words) - 3)
+    ]
     padded = [nothing, *first, nothing]
-    second = [layer(padded[i - 1 : i + 2], w.second, w.second_step) for i in range(1, len(padded) - 1)]
-    found = ""
-    for one, two in zip(first, second, strict=True):
-        scores = [sum(x * int(m) for x, m in zip(one + two, column, strict=True)) for column in w.last.T]
-        found += LABELS[int(np.argmax(scores))]
-    return found
+    second = [
+        layer(padded[i - 1 : i + 2], w.second, w.second_bias, w.second_step)
+        for i in range(1, len(padded) - 1)
+    ]
+    scores = [sums(one + two, w.last, w.last_bias) for one, two in zip(first, second, strict=True)]
+    return "".join(LABELS[int(np.argmax(each))] for each in scores)
 
 
 def label(tagger: Tagger, captions: list[list[str]]) -> Iterator[str]:
@@ -74,6 +79,14 @@ def test_a_batch_agrees_with_the_slow_twin(seed: int) -> None:
     tagger = Tagger(weights(seed), {}, frozenset())
     chance = np.random.default_rng(seed)
     captions = [list(chance.choice(WORDS, chance.integers(1, 9))) for _ in range(12)]
+    assert list(label(tagger, captions)) == [slow(tagger, tokens) for tokens in captions]
+
+
+def test_tables_that_grow_and_batches_that_are_cut_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("taglens.language.tagger._FIRST_ROWS", 2)
+    monkeypatch.setattr("taglens.language.tagger._AT_ONCE", 5)
+    tagger = Tagger(weights(), {}, frozenset())
+    captions = [[first, second] for first in WORDS for second in WORDS]
     assert list(label(tagger, captions)) == [slow(tagger, tokens) for tokens in captions]
 
 
@@ -93,7 +106,8 @@ def test_unknown_words_are_read_by_their_pieces() -> None:
     vector = np.clip(tagger.weights.piece_vectors[places].astype(int).sum(0), -127, 127)
     alone = table.first_sums(np.array([0, 0, row, 0, 0]))[0]
     window = np.concatenate([tagger.weights.edge, tagger.weights.edge, vector, *[tagger.weights.edge] * 2])
-    assert alone.tolist() == (window.astype(int) @ tagger.weights.first.astype(int)).tolist()
+    sums = window.astype(int) @ tagger.weights.first.astype(int) + tagger.weights.first_bias.astype(int)
+    assert alone.tolist() == sums.tolist()
 
 
 def test_the_disk_keeps_everything(tmp_path: Path) -> None:

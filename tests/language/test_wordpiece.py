@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from taglens.language.wordpiece import ADDED, SPECIAL, Pieces, WordPiece, words
 
 WORDS = "! ' , . - | s t a picture of man dog un ##aff ##able cafe ##s do n m ve re 3 ##d"
 SMALL = [*SPECIAL, *WORDS.split()]
+SHA256 = "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +49,16 @@ def test_stored_texts_give_the_published_numbers(number: int, real: WordPiece, c
     assert real.decode(case["ids"]) == case["decoded"]
 
 
+def test_the_real_vocabulary_is_the_published_one(real: WordPiece, shared: Callable[[str], Path]) -> None:
+    content = shared("golden/tokenizer/bert_base_uncased_vocab.txt").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == SHA256
+    assert content.count(b"\n") == 30522 == len(real) - len(ADDED)
+    assert (real.pad, real.unknown, real.cls, real.sep, real.mask) == (0, 100, 101, 102, 103)
+
+
 def test_no_stored_text_is_left_out(cases: dict[str, Any]) -> None:
-    assert len(cases["cases"]) == 13
+    assert len(cases["cases"]) == 13 and len(cases["decode"]) == 2
+    assert cases.keys() == {"bos", "enc", "cases", "decode"}
 
 
 def test_stored_numbers_give_the_published_texts(real: WordPiece, cases: dict[str, Any]) -> None:
@@ -135,6 +145,40 @@ def test_tags_and_captions_open_with_their_own_marks(small: WordPiece) -> None:
     assert first.ids[0] == second.ids[0] == small.dec
     assert len(first.ids) == 6 and second.mask == (1, 1, 1, 0, 0, 0)
     assert text.captions([]) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "names", "whole"),
+    {
+        "no names": (6, [], 0),
+        "all fit": (7, ["man", "dog", "man"], 3),
+        "to the last piece": (5, ["man", "dog"], 2),
+        "one piece short": (6, ["man", "dog", "man"], 2),
+        "a name cut in its middle": (6, ["man", "unaffable"], 1),
+        "none whole": (4, ["unaffable"], 0),
+        "the first alone": (5, ["unaffable", "dog"], 1),
+        "no room at all": (2, ["man"], 0),
+        "nothing after one that does not fit": (6, ["man", "unaffable", "s"], 1),
+        "a name without words": (3, ["", "man"], 1),
+    }.values(),
+)
+def test_how_many_tags_are_read_whole(length: int, names: list[str], whole: int, small: WordPiece) -> None:
+    assert CaptionText(small, length=length).whole_tags(names) == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from(["man", "a dog", "unaffable", "man's", "cafe", "xyz"]), max_size=8),
+    st.integers(2, 14),
+)
+def test_whole_tags_are_those_whose_list_is_not_cut(names: list[str], length: int) -> None:
+    text = CaptionText(WordPiece(SMALL), length=length)
+    fits = [
+        number
+        for number in range(len(names) + 1)
+        if len(text.pieces.ids(" | ".join(names[:number]))) <= length
+    ]
+    assert text.whole_tags(names) == fits[-1]
 
 
 def test_a_caption_is_read_without_prompt_and_marks(small: WordPiece) -> None:

@@ -121,6 +121,8 @@ def test_the_tag_encoder(golden: Golden, layers: Callable[[nn.ModuleList], list[
     for number, out in enumerate(seen):
         assert alike(out, golden.io[f"tag_encoder.layer_{number}"], FEATURES), number
     assert alike(found, golden.io["tag_encoder"], FEATURES)
+    # What the stored prefix was written beside: the first beam of each picture.
+    assert alike(found[::3], golden.io["decoder.encoder_hidden_states"], FEATURES)
 
 
 @torch.inference_mode()
@@ -173,6 +175,31 @@ def test_the_training_loss(golden: Golden, shared: Callable[[str], Path]) -> Non
 
     assert loss(golden.model.config.label_smoothing) == pytest.approx(expected, abs=1e-4)
     assert loss(0.0) != pytest.approx(expected, abs=1e-2), "smoothing is part of the published loss"
+
+
+@torch.inference_mode()
+def test_the_unused_captioner_of_a_tagger_has_its_training_loss(
+    golden: Golden, shared: Callable[[str], Path]
+) -> None:
+    """RAM's release trains one too: over projected tokens, guided by the tags parsed from each caption."""
+    folder = "golden/ram_tiny_384"
+    state, io = (load_file(shared(f"{folder}/{name}.safetensors")) for name in ("state", "io"))
+    meta = json.loads(shared(f"{folder}/meta.json").read_text("utf-8"))
+    config = captioner_config(state, heads=12, end=golden.text.pieces.sep)
+    model = Captioner(config).eval()
+    model.load_state_dict(captioner_state(state, config), strict=True)
+    lists = [" | ".join(meta["tag_list"][at] for at in row.nonzero()[:, 0]) for row in io["train.parse_tag"]]
+    assert all(lists) and not torch.equal(io["train.parse_tag"], io["train.image_tag"])
+    ids, mask = golden.tags(lists)
+    captions, written = tensors(golden.text.captions(meta["train_captions"]))
+    memory = model.encode(ids, mask, io["image_proj"])
+    logits = model.write(captions, memory, mask=written, memory_mask=mask)
+    prompt = len(golden.text.prompt_ids)
+    losses, learned = caption_losses(
+        logits, captions, prompt=prompt, pad=0, label_smoothing=config.label_smoothing
+    )
+    found = float(losses.sum() / learned.sum())
+    assert found == pytest.approx(meta["train_losses"]["loss_t2t"], abs=2e-4)
 
 
 # -- captions ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -129,6 +130,18 @@ def test_impossible_sizes_are_refused(sizes: dict[str, int], says: str) -> None:
 def test_an_impossible_plain_transformer_is_refused() -> None:
     with pytest.raises(ModelError, match="not a multiple"):
         ViTConfig(width=10, heads=3)
+    with pytest.raises(ModelError, match="layer_norm_eps must be above 0"):
+        ViTConfig(layer_norm_eps=0.0)
+
+
+def test_every_norm_of_a_plain_transformer_has_the_configured_eps() -> None:
+    for config, eps in ((tiny.VIT, 1e-5), (replace(tiny.VIT, layer_norm_eps=1e-3), 1e-3)):
+        norms = [part for part in ViT(config).modules() if isinstance(part, torch.nn.LayerNorm)]
+        assert [part.eps for part in norms] == [eps] * 3
+    written = tiny.config(tiny.VIT).to_dict()
+    del written["encoder"]["layer_norm_eps"]
+    # Folders from before there was a choice.
+    assert RecognizerConfig.from_dict(written) == tiny.config(tiny.VIT)
 
 
 @pytest.mark.parametrize(("encoder", "millions"), [(SWIN_B, 87), (SWIN_L, 195), (VIT_B, 86)])

@@ -38,10 +38,8 @@ def run(
     from dataclasses import replace
 
     from taglens.data.batches import decode_set
-    from taglens.inference.bundle import TEXT
-    from taglens.inference.export import export
-    from taglens.language.text_encoder import TextEncoder
-    from taglens.models.checkpoint import from_pretrained, read_config, reads_text
+    from taglens.inference.export import export, texts_of
+    from taglens.models.checkpoint import PIECES, captioner_from_pretrained, from_pretrained, read_config
     from taglens.training.calibration import fit
     from taglens.training.recipes import open_sources
 
@@ -69,17 +67,22 @@ def run(
             f"calibrated; thresholds of {fitted.own} of {len(vocabulary)} tags fitted on {pictures:,} pictures, "
             "the rest shared"
         )
+    captioner = captioner_from_pretrained(model, recognizer)
     bundle = export(
         recognizer,
         vocabulary,
         out,
         name=name or trained_name,
         calibration=calibration,
-        text=TextEncoder.load(model / TEXT) if reads_text(model) else None,
+        text=texts_of(model),
+        captioner=captioner,
+        pieces=None if captioner is None else (model / PIECES).read_bytes(),
         # Converted models answer as the original does, for which half precision is too coarse.
         half=not (full or converted),
     )
     say(
         f"{out}: {bundle.ref}, {bundle.graph.stat().st_size / 1e6:.1f} MB, {len(vocabulary)} tags, side {bundle.side}"
+        + ("" if captioner is None else ", writes captions")
+        + ("" if bundle.typed_threshold is None else ", reads any tag")
     )
     return OK

@@ -23,7 +23,7 @@ import typer
 
 from taglens.errors import TaglensError
 
-OK, SOME_FAILED, USAGE, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 130, 141
+OK, SOME_FAILED, USAGE, TOO_MANY_FAILED, INTERRUPTED, PIPE_CLOSED = 0, 1, 2, 3, 130, 141
 
 # Characters that re-order or hide text: a file name may hold them, a terminal must not obey them.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -86,6 +86,12 @@ def guarded(command: Callable[..., int | None]) -> Callable[..., None]:
             # A full disk, a forbidden folder: the machine's state, not a fault of the program.
             fail(str(error))
             status = USAGE
+        except (MemoryError, RuntimeError) as error:
+            # torch tells of it in words alone.
+            if not isinstance(error, MemoryError) and "can't allocate memory" not in str(error):
+                raise
+            fail("there is not enough memory; close other programs, or use a machine with more")
+            status = USAGE
         except KeyboardInterrupt:
             with contextlib.suppress(OSError):
                 sys.stdout.flush()
@@ -139,6 +145,11 @@ class ProgressLine:
             self._drawn_at, self._visible = now, True
             self._stream.write("\r\x1b[2K" + self._text(now))
             self._stream.flush()
+
+    def move(self, done: int, *, failed: int) -> None:
+        """``done`` items are done, ``failed`` of them badly; for who counts himself."""
+        self._done, self._failed = done - 1, failed
+        self.advance()
 
     def reach(self, done: int, note: str = "") -> None:
         """``done`` items are done; ``note`` stands at the end of the line."""

@@ -17,7 +17,8 @@ import typer
 
 from taglens.cli.console import OK, SOME_FAILED, ProgressLine, say
 from taglens.cli.listing import MOST_TAGS, Listing
-from taglens.cli.tag import TagOptions, Tally, card, deliver, load_tagger, rows, show_json
+from taglens.cli.rows import Tally, deliver, show_json
+from taglens.cli.tag import TagOptions, card, load_tagger, predictions
 from taglens.errors import DataError, MissingExtraError
 from taglens.inference.sources import Source
 
@@ -85,7 +86,7 @@ def run(
             yield Source(path, path.name)
 
     stream = deliver(
-        rows(tagger, sources(), options, tally=tally),
+        predictions(tagger, sources(), options, tally=tally),
         show_json if json else Listing(sys.stdout).show,
         tally=tally,
         progress=ProgressLine(0),

@@ -1,6 +1,6 @@
-"""Predictions for a person's eyes: with colours and bars on a terminal, as plain columns everywhere else.
+"""Tags and captions for a person's eyes: with colours and bars on a terminal, as plain columns everywhere else.
 
-Knows how one prediction is laid out. Refuses to know where predictions come from.
+Knows how one picture's row is laid out. Refuses to know where rows come from.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TextIO
 
 from taglens.cli.console import bar, is_terminal, printable
-from taglens.results import Kind, Prediction
+from taglens.results import Captioned, Kind, Prediction
 
 BAR_WIDTH = 20
 WIDEST_NAME = 32
@@ -77,7 +77,42 @@ class Listing:
         console.print()
 
 
-def size(prediction: Prediction) -> str:
+class CaptionListing:
+    """Writes captions to a stream: the sentence, what guided it, and which of the user's tags it does not say."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._coloured = is_terminal(stream)
+
+    def show(self, row: Captioned) -> None:
+        lines = [(printable(row.source) + size(row), "bold")]
+        if row.error is not None:
+            lines.append((f"  error: {row.error.type}: {printable(row.error.message)}", "red"))
+        for one in row.captions or ():
+            lines.append((f"  {printable(one.text) or '(no words)'}", "green"))
+            if one.unmet:
+                lines.append((f"    not said: {printable(', '.join(one.unmet))}", "yellow"))
+        if row.guide_tags is not None:
+            guide = ", ".join(row.guide_tags) or "no tag reaches its threshold; guide it: --tags"
+            lines.append((f"  guided by: {printable(guide)}", "dim"))
+        lines += [(f"  note: {printable(note)}", "dim italic") for note in row.notes]
+        self._write(lines)
+
+    def _write(self, lines: list[tuple[str, str]]) -> None:
+        if self._coloured:
+            from rich.console import Console
+            from rich.text import Text
+
+            console = Console(file=self._stream, highlight=False)
+            for line, style in lines:
+                console.print(Text(line, style), soft_wrap=True)
+            console.print()
+        else:
+            self._stream.write("\n".join(line for line, _ in lines) + "\n\n")
+        self._stream.flush()
+
+
+def size(prediction: Prediction | Captioned) -> str:
     """``"  640 × 427"``, or nothing for a picture that could not be read."""
     return "" if prediction.width is None else f"  {prediction.width} × {prediction.height}"
 

@@ -55,6 +55,11 @@ def _nothing() -> None:
 
 HOMES: dict[str, Home] = {
     "tag": Home("taglens.cli.tag", "Say what is in pictures."),
+    "caption": Home("taglens.cli.caption", "Write sentences about pictures, guided by tags."),
+    "run": Home("taglens.cli.run", "Tag a whole collection into a store; stopped runs go on."),
+    "retag": Home("taglens.cli.run", "Ask a store about other tags, without reading a picture.", "retag"),
+    "export": Home("taglens.cli.export", "Write tags where other programs read them."),
+    "untag": Home("taglens.cli.untag", "Take back the tags that exports wrote beside or into pictures."),
     "evaluate": Home("taglens.cli.evaluate", "Measure a model on labelled pictures.", "command"),
     "parse": Home("taglens.cli.parse", "Turn captions into objects, attributes, actions and relations."),
     "vocabulary": Home(

@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from taglens.cli.console import OK, ProgressLine, say
+from taglens.cli.convert import read_pieces
 from taglens.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from taglens.hub.catalogue import Source
+    from taglens.inference.clip_texts import TextParts
 
 MB = 1_000_000
+_SURE = {
+    "pinned": "the pinned one",
+    "given": "as given",
+    "stated": "as the hub states",
+    "nothing": "nothing to compare it with; pin it with --sha256",
+}
 
 
 def run(
@@ -47,7 +56,13 @@ def run(
     sha256: Annotated[
         str | None, typer.Option("--sha256", help="Of the checkpoint.", show_default="the pinned one")
     ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the checkpoint in the cache.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the weights in the cache.")] = False,
+    no_text: Annotated[
+        bool,
+        typer.Option(
+            "--no-text", help="Leave out CLIP's text tower: the model then knows its own tags alone."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as one object.")] = False,
 ) -> int:
     """Fetch a published model from where its authors put it, and turn it into a model folder."""
@@ -61,7 +76,7 @@ def run(
 
     require_hub()
     require_torch("converting a model")
-    source = SOURCES[model]
+    source = replace(SOURCES[model], text={}) if no_text else SOURCES[model]
     offline = offline or told_to_stay_offline()
     wishes = Wishes(
         out or Path(model), revision=revision, sha256=sha256, lists=lists, offline=offline, keep=keep
@@ -105,12 +120,29 @@ def convert_files(source: Source, files: Mapping[str, Path], folder: Path) -> tu
         vocabulary = with_threshold_file(vocabulary, files["thresholds"])
     for language in source.translations:
         vocabulary = with_translation_file(vocabulary, language, files[f"names:{language}"])
-    converted = convert(read_published(files["checkpoint"]), tags=len(vocabulary))
+    words = files.get("beside:vocab.txt")
+    pieces = None if words is None else read_pieces(words)
+    converted = convert(read_published(files["checkpoint"]), tags=len(vocabulary), pieces=pieces)
     if converted.family != source.family:
         raise ModelError(f"{files['checkpoint'].name} holds {converted.family}, expected {source.family}")
     named = vocabulary_of(converted, vocabulary)
-    save_converted(converted, named.vocabulary, folder, name=source.name)
-    return (*converted.notes, *named.notes)
+    content = None if words is None else words.read_bytes()
+    text = _read_text(files) if source.text else None
+    if text is not None:
+        text.require_fit(converted.config)
+    save_converted(converted, named.vocabulary, folder, name=source.name, pieces=content, text=text)
+    return (*converted.notes, *named.notes, *(() if text is None else text.notes))
+
+
+def _read_text(files: Mapping[str, Path]) -> TextParts:
+    """What reads any tag, of the fetched files."""
+    from taglens.inference.clip_texts import TextParts
+    from taglens.language.clip_encoder import SHIPPED_TEMPLATES, read_templates
+    from taglens.language.clip_pieces import ClipPieces
+    from taglens.models.clip_text import read_tower
+
+    pieces = ClipPieces.read(files["text:vocabulary"], files["text:merges"])
+    return TextParts(read_tower(files["text:tower"]), pieces, read_templates(SHIPPED_TEMPLATES))
 
 
 class _Progress:
@@ -136,17 +168,17 @@ class _Progress:
 
 def _report(out: Path, row: Mapping[str, Any], notes: list[str], *, present: bool, as_json: bool) -> None:
     (checkpoint,) = (file for file in row["files"] if file["role"] == "checkpoint")
-    sure = {
-        "pinned": "the pinned one",
-        "given": "as given",
-        "stated": "as the hub states",
-        "nothing": "nothing to compare it with; pin it with --sha256",
-    }[checkpoint["verified"]]
     say(
         f"{checkpoint['path']} of {checkpoint['repository']}@{checkpoint['commit']}, licence "
         f"{checkpoint['licence'] or 'not known here: see the repository'}"
     )
-    say(f"sha256 {checkpoint['sha256']}, {sure}")
+    say(f"sha256 {checkpoint['sha256']}, {_SURE[checkpoint['verified']]}")
+    for file in row["files"]:
+        if file["role"] == "text:tower":
+            say(
+                f"reads any tag: {file['path']} of {file['repository']}@{file['commit']}, licence "
+                f"{file['licence'] or 'not stated there'}; sha256 {_SURE[file['verified']]}"
+            )
     done = "was there already" if present else "made"
     say(f"{out} {done}; to tag: taglens tag PICTURE --model {out}")
     if as_json:

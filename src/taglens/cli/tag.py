@@ -1,41 +1,32 @@
 """``taglens tag``: files, folders and patterns in, one row per picture out.
 
-Knows the options, the order of rows, the exit status and what goes to which stream. Refuses to know how a
-picture is tagged (`taglens.inference.tagger`) or what an argument names (`taglens.inference.sources`).
+Knows the options. Refuses to know how a picture is tagged (`taglens.inference.tagger`), what an argument names
+(`taglens.inference.sources`) and how rows are ordered, counted and shown (`taglens.cli.rows`).
 """
 
 from __future__ import annotations
 
 import difflib
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from taglens.cli.console import OK, SOME_FAILED, ProgressLine, is_terminal, say
+from taglens.cli.console import say
 from taglens.cli.listing import MOST_TAGS, Listing
+from taglens.cli.rows import Tally, conclude, deliver, rows, show_json, watched
 from taglens.errors import UsageError
-from taglens.inference.sources import Found, Skipped, Source, Unopened, expand
+from taglens.inference.sources import Found, Source, Unopened, expand
 from taglens.results import Prediction
 
 if TYPE_CHECKING:
     from taglens.inference.tagger import Tagger
     from taglens.vocabulary import Entry, Vocabulary
 
-Show = Callable[[Prediction], None]
-
 MOST_NAMED = 10
-
-SKIPPED_WORDS = {
-    "not_image": "no image",
-    "hidden": "hidden",
-    "linked": "a link to a folder visited elsewhere",
-    "too_deep": "too deep",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +41,7 @@ class TagOptions:
         threshold: None takes the model's stored ones.
         top: at most this many tags; None or 0: no limit.
         max_pixels: None takes the library's limit.
+        threads: of the engine; None: all cores.
     """
 
     model: str = "starter"
@@ -63,6 +55,8 @@ class TagOptions:
     max_pixels: int | None = None
     device: str = "auto"
     engine: str = "auto"
+    threads: int | None = None
+    caption: bool = False
 
     def __post_init__(self) -> None:
         if self.threshold is not None and not 0.0 <= self.threshold <= 1.0:
@@ -101,7 +95,9 @@ def load_tagger(options: TagOptions) -> Tagger:
     # Looked up here: the engine behind it is heavy, and a wrong option should not have to wait for it.
     from taglens.inference.tagger import Tagger
 
-    tagger = Tagger.from_pretrained(options.model, engine=options.engine, device=options.device)
+    tagger = Tagger.from_pretrained(
+        options.model, engine=options.engine, device=options.device, threads=options.threads
+    )
     wanted = wanted_vocabulary(tagger.vocabulary, options, open_set=tagger.reads_text)
     if wanted is not None:
         tagger = tagger.with_vocabulary(wanted)
@@ -188,118 +184,34 @@ def _unknown_tags(unknown: list[str], known: Vocabulary, language: str | None) -
     )
 
 
-# -- rows ------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Tally:
-    """What happened so far."""
-
-    pictures: int = 0
-    failed: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    interrupted: bool = False
-
-    def skipped_text(self) -> str:
-        """``"skipped: 2 no image, 1 hidden"``, or nothing."""
-        if not self.skipped:
-            return ""
-        reasons = (f"{count} {SKIPPED_WORDS[reason]}" for reason, count in self.skipped.most_common())
-        return "skipped: " + ", ".join(reasons)
-
-    def text(self) -> str:
-        parts = [f"{self.pictures} picture{'' if self.pictures == 1 else 's'}"]
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        text = ", ".join(parts)
-        return f"{text}; {self.skipped_text()}" if self.skipped else text
-
-
-def rows(
+def predictions(
     tagger: Tagger, found: Iterable[Found], options: TagOptions, *, tally: Tally
 ) -> Iterator[tuple[Prediction, Path]]:
-    """One prediction per picture, with its path, in order; a folder that cannot be listed is an error row.
+    """One prediction per picture, with its path; see `taglens.cli.rows.rows`."""
+    limits: dict[str, Any] = {} if options.max_pixels is None else {"max_pixels": options.max_pixels}
+    if options.language is not None:
+        limits["language"] = options.language
+    if options.caption:
+        limits["caption"] = True
 
-    ``tally.skipped`` is counted as the names go by.
+    def tag(pictures: Iterator[Source]) -> Iterator[Prediction]:
+        return tagger(
+            pictures, threshold=options.threshold, top=options.top, batch_size=options.batch_size, **limits
+        )
 
-    Raises:
-        UsageError: nothing was there to tag.
-    """
-    paths: deque[Path] = deque()
-    # Error rows that need no model, each with the number of pictures that come before it.
-    barred: deque[tuple[int, Unopened]] = deque()
-    asked = 0
-
-    def pictures() -> Iterator[Source]:
-        nonlocal asked
-        for item in found:
-            if isinstance(item, Skipped):
-                tally.skipped[item.reason] += 1
-            elif isinstance(item, Unopened):
-                barred.append((asked, item))
-            else:
-                asked += 1
-                paths.append(item.path)
-                yield item
-
-    def error_row(item: Unopened) -> tuple[Prediction, Path]:
-        source = item.source
-        row = Prediction(
-            source=source.shown,
+    def barred(item: Unopened) -> Prediction:
+        return Prediction(
+            source=item.source.shown,
             width=None,
             height=None,
             tags=None,
             model=tagger.ref,
             vocabulary=tagger.vocabulary.ref,
             error=item.failure,
-            source_bytes=source.source_bytes,
+            source_bytes=item.source.source_bytes,
         )
-        return row, source.path
 
-    limits: dict[str, Any] = {} if options.max_pixels is None else {"max_pixels": options.max_pixels}
-    if options.language is not None:
-        limits["language"] = options.language
-    predictions = tagger(
-        pictures(), threshold=options.threshold, top=options.top, batch_size=options.batch_size, **limits
-    )
-    given = 0
-    for prediction in predictions:
-        while barred and barred[0][0] <= given:
-            yield error_row(barred.popleft()[1])
-        yield prediction, paths.popleft()
-        given += 1
-    if not given and all(item.failure.type == "not_found" for _, item in barred):
-        reasons = [item.failure.message for _, item in barred] or ["no picture in the given folders"]
-        if tally.skipped:
-            reasons.append(tally.skipped_text())
-        raise UsageError(f"nothing to tag: {'; '.join(reasons)}")
-    for _, item in barred:
-        yield error_row(item)
-
-
-def deliver(
-    predictions: Iterable[tuple[Prediction, Path]], show: Show, *, tally: Tally, progress: ProgressLine
-) -> Iterator[tuple[Prediction, Path]]:
-    """Show and count each prediction as it passes. An interruption ends the stream; the tally notes it."""
-    try:
-        for prediction, path in predictions:
-            progress.clear()
-            show(prediction)
-            failed = int(prediction.error is not None)
-            tally.pictures += 1
-            tally.failed += failed
-            progress.advance(failed=failed)
-            yield prediction, path
-    except KeyboardInterrupt:
-        tally.interrupted = True
-    finally:
-        progress.clear()
-
-
-def show_json(prediction: Prediction) -> None:
-    """One line on standard output, on its way before the next picture is read."""
-    sys.stdout.write(prediction.to_json() + "\n")
-    sys.stdout.flush()
+    return rows(found, tag, barred, tally=tally)
 
 
 def card(tagger: Tagger) -> str:
@@ -342,7 +254,7 @@ def run(
         typer.Option("--top", help="At most this many tags; 0: no limit.", show_default="no limit"),
     ] = None,
     caption: Annotated[
-        bool, typer.Option("--caption", help="Also a sentence (needs a captioning model).")
+        bool, typer.Option("--caption", help="Also a sentence, from a model that writes captions.")
     ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Pictures per step.")] = 16,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
@@ -365,8 +277,6 @@ def run(
 
     A picture that cannot be used gets a row that says why; the exit status is then 1.
     """
-    if caption:
-        raise UsageError("--caption: the models of this release give tags and no captions; leave it out")
     options = TagOptions(
         model=model,
         tags=split_tags(tags),
@@ -379,18 +289,13 @@ def run(
         max_pixels=max_pixels,
         device=device,
         engine=engine,
+        caption=caption,
     )
     tagger = load_tagger(options)
     tally = Tally()
-    found: Iterable[Found] = expand(sources)
-    total = 0
-    if not quiet and is_terminal(sys.stderr):
-        # Someone is watching: know the end before starting. Otherwise begin with the first name.
-        found = list(found)
-        total = sum(isinstance(item, Source) for item in found)
-    progress = ProgressLine(total)
+    found, progress = watched(expand(sources), quiet=quiet)
     show = show_json if json else Listing(sys.stdout, most=MOST_TAGS if options.top is None else None).show
-    stream = deliver(rows(tagger, found, options, tally=tally), show, tally=tally, progress=progress)
+    stream = deliver(predictions(tagger, found, options, tally=tally), show, tally=tally, progress=progress)
     if page is None:
         for _ in stream:
             pass
@@ -398,8 +303,4 @@ def run(
         from taglens.collection.page import write_page
 
         write_page(stream, page, title="What is in these pictures", card=card(tagger))
-    if not quiet and (tally.pictures > 1 or tally.failed or tally.skipped):
-        say(tally.text() + ("" if page is None else f"; page: {page}"))
-    if tally.interrupted:
-        raise KeyboardInterrupt
-    return SOME_FAILED if tally.failed else OK
+    return conclude(tally, quiet=quiet, more="" if page is None else f"; page: {page}")

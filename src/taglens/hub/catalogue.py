@@ -1,12 +1,13 @@
 """Where the published models are: a table of files, each pinned to a commit, with its size and checksum.
 
 Knows places and what must come from them. Refuses to know how files are fetched (`taglens.hub.download`) and what is
-in them. Every commit, size and checksum stands in a public record of the repository that holds the file.
+in them. Every commit, size and checksum stands in a public record of the repository that holds the file; those of
+CLIP's three files in public code that pins them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Literal
 from urllib.parse import quote
@@ -57,6 +58,7 @@ class Source:
         tags, thresholds: a tag a line; a number a line, None where the original keeps them in code.
         translations: language -> a name a line.
         beside: file in the model folder -> what is copied there as it is.
+        text: what reads any tag in the space of the model's labels: tower, vocabulary, merges; empty: nothing does.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Source:
     thresholds: RemoteFile | None
     translations: dict[str, RemoteFile]
     beside: dict[str, RemoteFile]
+    text: dict[str, RemoteFile] = field(default_factory=dict)
 
     def files(self) -> dict[str, RemoteFile]:
         """Role -> file, the large one last."""
@@ -74,6 +77,7 @@ class Source:
             found["thresholds"] = self.thresholds
         found |= {f"names:{language}": file for language, file in self.translations.items()}
         found |= {f"beside:{name}": file for name, file in self.beside.items()}
+        found |= {f"text:{part}": file for part, file in self.text.items()}
         return found | {"checkpoint": self.checkpoint}
 
 
@@ -119,6 +123,35 @@ BERT_VOCABULARY = RemoteFile(
     _APACHE,
 )
 
+# The hub states no licence for this repository; the original release of CLIP is under MIT.
+_CLIP = ("openai/clip-vit-base-patch16", "57c216476eefef5ab752ec549e440a49ae4ae5f3")
+CLIP_TEXT = {
+    "tower": RemoteFile(
+        "hub",
+        *_CLIP,
+        "pytorch_model.bin",
+        598_641_023,
+        "ec89c7b09c749a60aae3c9cd910516f24b58214a7df060b48962d14c469cfbf0",
+        None,
+    ),
+    "vocabulary": RemoteFile(
+        "hub",
+        *_CLIP,
+        "vocab.json",
+        961_143,
+        "3f0c4f7d2086b61b38487075278ea9ed04edb53a03cbb045b86c27190fa8fb69",
+        None,
+    ),
+    "merges": RemoteFile(
+        "hub",
+        *_CLIP,
+        "merges.txt",
+        524_619,
+        "9fd691f7c8039210e0fced15865466c65820d09b63988b0174bfe25de299051a",
+        None,
+    ),
+}
+
 SOURCES: dict[str, Source] = {
     "ram-plus": Source(
         "ram-plus",
@@ -136,6 +169,7 @@ SOURCES: dict[str, Source] = {
         RAM_THRESHOLDS,
         {"zh": RAM_CHINESE},
         {},
+        CLIP_TEXT,
     ),
     "ram": Source(
         "ram",
@@ -153,6 +187,7 @@ SOURCES: dict[str, Source] = {
         RAM_THRESHOLDS,
         {"zh": RAM_CHINESE},
         {},
+        CLIP_TEXT,
     ),
     "tag2text": Source(
         "tag2text",

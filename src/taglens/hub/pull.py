@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,8 @@ from taglens.hub.lookup import COMMIT, SHA256, Hub, hub_cache_folder, in_hub_cac
 SOURCE = "source.json"
 # Left free on the disk, and for what is small.
 SPARE = 64 << 20
+# Roles of files that are read once, to be converted.
+_LARGE = frozenset(("checkpoint", "text:tower"))
 Verified = Literal["pinned", "given", "stated", "nothing"]
 
 Convert = Callable[[Mapping[str, Path], Path], None]
@@ -45,7 +47,7 @@ class Wishes:
         revision: branch, tag or commit of the checkpoint; None: the pinned commit.
         sha256: of the checkpoint; None: the pinned one, or what the hub states for another revision.
         lists: a folder with the original release's lists, or an address instead of their host.
-        keep: leave the checkpoint in the cache.
+        keep: leave the weights in the cache.
     """
 
     out: Path
@@ -135,16 +137,17 @@ class Pull:
             here = self._gather(wanted)
             row = self._row(wanted, here)
             self._place(here, row)
-            self._tidy(self._path(checkpoint))
+            for role in _LARGE & wanted.keys():
+                self._tidy(self._path(wanted[role]))
         return Pulled(out, False, row)
 
-    def _tidy(self, checkpoint: Path) -> None:
+    def _tidy(self, weights: Path) -> None:
         """Gigabytes that nothing reads any more go, unless this pull or an earlier one was to keep them."""
-        kept = checkpoint.with_name(checkpoint.name + ".kept")
-        if self.wishes.keep and checkpoint.is_file():
+        kept = weights.with_name(weights.name + ".kept")
+        if self.wishes.keep and weights.is_file():
             kept.touch()
         elif not kept.exists():
-            checkpoint.unlink(missing_ok=True)
+            weights.unlink(missing_ok=True)
 
     # -- what is wanted ------------------------------------------------------------------------------
 
@@ -202,7 +205,7 @@ class Pull:
                 f"offline, and not here: {', '.join(map(str, missing.values()))} (looked in {self.wishes.cache} and "
                 f"{hub_cache_folder()}); fetch it where there is a network: {self._command()}"
             )
-        self._check_room(wanted["checkpoint"], missing)
+        self._check_room([wanted[role] for role in sorted(_LARGE & wanted.keys())], missing)
         for role, one in missing.items():
             here[role] = self._fetch(one)
         return here
@@ -273,14 +276,14 @@ class Pull:
 
     # -- room ----------------------------------------------------------------------------------------
 
-    def _check_room(self, checkpoint: Wanted, missing: Mapping[str, Wanted]) -> None:
-        """What is still to come, and a model as large as its checkpoint, must fit."""
+    def _check_room(self, weights: Sequence[Wanted], missing: Mapping[str, Wanted]) -> None:
+        """What is still to come, and a model as large as the weights it is made of, must fit."""
         cache, out = _existing(self.wishes.cache), _existing(self.wishes.out.parent)
         fetched = 0
         for one in missing.values():
             part = self._path(one).with_name(one.file.name + ".part")
             fetched += max((one.size or 0) - (part.stat().st_size if part.exists() else 0), 0)
-        model = checkpoint.size or 0
+        model = sum(one.size or 0 for one in weights)
         needs = {cache: fetched}
         if cache.stat().st_dev == out.stat().st_dev:
             needs[cache] += model
@@ -347,12 +350,20 @@ def _present(out: Path, source: Source, checkpoint: Wanted) -> dict[str, Any] | 
     """source.json of a folder that is what would be made; None where nothing stands. Raises UsageError otherwise."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
+    lacks = False
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
         row: dict[str, Any] = json.loads((out / SOURCE).read_text(encoding="utf-8"))
         (was,) = (file for file in row["files"] if file["role"] == "checkpoint")
         same = row["source"] == source.name and was["commit"] == checkpoint.commit
         if same and checkpoint.sha256 in (None, was["sha256"]):
-            return row
+            there = {file["role"] for file in row["files"]}
+            if all(f"text:{part}" in there for part in source.text):
+                return row
+            lacks = True
+    if lacks:
+        raise UsageError(
+            f"--out {out} is there already, without what reads any tag (--no-text); name a new folder, or remove it"
+        )
     raise UsageError(
         f"--out {out} is there already and holds something else; name a new folder, or remove it"
     )

@@ -6,6 +6,11 @@
     labels.onnx        tokens, embedded texts [U, D, L], counts [U] -> scores [B, U]; where labels are texts
     text.npz           the encoder of these texts; likewise, but not where the texts came embedded:
     labels.npy         these, fp16 [T, D, L]; model.onnx then gives no scores, labels.onnx does, some tags at a time
+    guide.onnx         tag pieces and tokens -> what a caption's writing looks at; where the model writes captions
+    writer.onnx        one step of this writing (`taglens.inference.caption_engines`); likewise
+    vocab.txt          the word pieces it reads and writes; likewise
+    text.onnx          CLIP's text tower, and three text_… files with its words: where labels came embedded and the
+                       model reads text all the same (`taglens.inference.clip_texts`)
 
 Knows names and checksums; knows nothing of how a graph is run (`engines`) or made (`export`).
 """
@@ -25,12 +30,41 @@ from taglens.images import PIXELS
 from taglens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from taglens.language.text_encoder import TextEncoder
+    from taglens.inference.typed import Texts
 
 CONFIG, GRAPH, VOCABULARY = "config.json", "model.onnx", "vocabulary.jsonl"
 LABELS, TEXT, TABLE = "labels.onnx", "text.npz", "labels.npy"
+GUIDE, WRITER, PIECES = "guide.onnx", "writer.onnx", "vocab.txt"
 FORMAT_VERSION = 1
 STARTER = "starter"
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionParts:
+    """What a bundle says of its captioner.
+
+    Attributes:
+        tag_length: pieces to which tag lists are cut or filled up.
+        positions: most pieces of a caption.
+        pieces: how many its vocabulary has.
+        see_padding: whether writing looks at what filled a tag list up.
+        sums: file -> its sha256.
+    """
+
+    tag_length: int
+    positions: int
+    pieces: int
+    see_padding: bool
+    sums: dict[str, str]
+
+    @classmethod
+    def read(cls, row: dict[str, Any]) -> CaptionParts:
+        sums = {
+            file: str(row[f"{what}_sha256"])
+            for what, file in (("guide", GUIDE), ("writer", WRITER), ("pieces", PIECES))
+        }
+        length, positions, pieces = (int(row[key]) for key in ("tag_length", "positions", "pieces"))
+        return cls(length, positions, pieces, bool(row["see_padding"]), sums)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +73,11 @@ class Bundle:
 
     Attributes:
         name: the model's name.
-        fingerprint: first 12 hex digits of the graph's sha256; with a table, of both sums' own.
+        fingerprint: first 12 hex digits of the graph's sha256; with a table or a captioner, of all sums' own.
         side: side in pixels of the square the graph takes.
         typed_threshold: the lowest score at which a typed tag is given; None where the model reads no text.
         has_table: the labels stand in a file of their own, see `table`.
+        captioner: None where the model writes no captions.
     """
 
     folder: Path
@@ -52,6 +87,7 @@ class Bundle:
     vocabulary: Vocabulary
     typed_threshold: float | None = None
     has_table: bool = False
+    captioner: CaptionParts | None = None
 
     @property
     def ref(self) -> str:
@@ -71,18 +107,28 @@ class Bundle:
         """Embedded texts of the model's own tags, float16 [T, D, L]; only where `has_table`."""
         return self.folder / TABLE
 
-    def text_encoder(self) -> TextEncoder:
+    def text_encoder(self, *, device: str = "auto", threads: int | None = None) -> Texts:
         """What embeds typed tags. Raises ModelError when it is missing, damaged or not the model's own."""
+        from taglens.inference import clip_texts
         from taglens.language.text_encoder import TextEncoder
 
+        row = read_config(self.folder)
+        if (tower := row.get(clip_texts.ABOUT)) is not None:
+            _verify(self.folder / clip_texts.GRAPH, str(tower.get("graph_sha256")))
+            return clip_texts.open_exported(self.folder, tower, device=device, threads=threads)
         encoder = TextEncoder.load(self.folder / TEXT)
-        wanted = read_config(self.folder).get("text_encoder")
+        wanted = row.get("text_encoder")
         if encoder.fingerprint != wanted:
             raise ModelError(
                 f"{self.folder / TEXT} is not the text encoder of {self.ref} "
                 f"({wanted} expected, {encoder.fingerprint} found); copy the bundle again"
             )
         return encoder
+
+    def verify_captioner(self) -> None:
+        """Compare the captioner's files with their sums: large, so only when they are needed. Raises ModelError."""
+        for file, wanted in ({} if self.captioner is None else self.captioner.sums).items():
+            _verify(self.folder / file, wanted)
 
     @classmethod
     def open(cls, folder: Path) -> Bundle:
@@ -98,7 +144,10 @@ class Bundle:
             vocabulary_fingerprint = str(row["vocabulary"])
             labels = row.get("labels_sha256")
             table = row.get("table_sha256")
-            typed = None if labels is None or table is not None else float(row["typed_threshold"])
+            tower = row.get("text_tower")
+            reads = labels is not None and (table is None or tower is not None)
+            typed = float(row["typed_threshold"]) if reads else None
+            captioner = None if row.get("captioner") is None else CaptionParts.read(row["captioner"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder / CONFIG} is incomplete: {error}") from None
         _verify(folder / GRAPH, wanted)
@@ -108,12 +157,20 @@ class Bundle:
             _verify(folder / TABLE, str(table))
         vocabulary = Vocabulary.load(folder / VOCABULARY)
         vocabulary.require(vocabulary_fingerprint, what=f"the model in {folder}")
-        return cls(folder, name, _fingerprint(wanted, table), side, vocabulary, typed, table is not None)
+        parts = [wanted]
+        if table is not None:
+            parts.append(str(table))
+        if captioner is not None:
+            parts += captioner.sums.values()
+        if tower is not None:
+            parts.append(str(tower["fingerprint"]))
+        fingerprint = _fingerprint(parts)
+        return cls(folder, name, fingerprint, side, vocabulary, typed, table is not None, captioner)
 
 
-def _fingerprint(graph: str, table: object) -> str:
-    """Of the graph, and of the labels where these are no part of it."""
-    return graph[:12] if table is None else hashlib.sha256(f"{graph}{table}".encode()).hexdigest()[:12]
+def _fingerprint(sums: list[str]) -> str:
+    """Of the graph alone, or of all that the model is made of."""
+    return (sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest())[:12]
 
 
 def checksum(path: Path) -> str:

@@ -7,9 +7,7 @@ a bundle is half the size of its checkpoint and still computes in fp32.
 from __future__ import annotations
 
 import copy
-import io
 import os
-import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,16 +28,19 @@ from taglens.inference.bundle import (
     checksum,
     write_config,
 )
+from taglens.inference.bundle import read_config as read_bundle_config
+from taglens.inference.clip_texts import ABOUT, THRESHOLD, TextParts
+from taglens.inference.clip_texts import GRAPH as TEXT_GRAPH
 from taglens.inference.engines import LabelEngine, OnnxEngine, TableEngine, require_torch
+from taglens.inference.export_captions import export_captioner
+from taglens.inference.graphs import write_graph
+from taglens.staging import require_place, staged
 from taglens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from taglens.language.text_encoder import TextEncoder
+    from taglens.models.captioner import Captioner
     from taglens.models.recognizer import Recognizer
-
-OPSET = 18
-# Below this many values a weight stays in fp32: norms and biases cost nothing and matter most.
-_SMALL = 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,34 +77,46 @@ def export(
     *,
     name: str,
     calibration: Calibration | None = None,
-    text: TextEncoder | None = None,
+    text: TextEncoder | TextParts | None = None,
+    captioner: Captioner | None = None,
+    pieces: bytes | None = None,
     half: bool = True,
     tolerance: float = 2e-3,
 ) -> Bundle:
-    """Write a bundle folder and check that it answers like the model it came from.
+    """Write a bundle folder, whole or not at all, once it is seen to answer like the model it came from.
 
     A model whose labels are texts gets a second graph, which scores any texts on a picture's tokens. Where these came
     embedded, as in published models, the second graph scores the model's own tags too, from a table beside it
     (`taglens.inference.engines.TableEngine`).
 
     Args:
-        text: the encoder that made the label embeddings; None where they were learned, or came embedded.
+        text: the encoder that made the label embeddings; where they came embedded, CLIP's text tower or None, and
+            None where they were learned.
         calibration: applied to the logits inside the graph; None: scores are plain sigmoids.
+        captioner, pieces: what writes captions, and the content of its file of word pieces; both or neither.
         half: store large weights in fp16.
         tolerance: largest difference of a score that is accepted between torch and the bundle, on noise.
 
     Raises:
         MissingExtraError: torch or onnx is not installed.
         ModelError: the exported graph does not agree with the model, or the vocabulary has another length.
+        UsageError: the folder holds other things than a bundle.
+        OSError: it cannot be written; what was there before is whole.
     """
     if len(vocabulary) != model.config.tags:
         raise ModelError(f"the model has {model.config.tags} tags and {vocabulary.ref} has {len(vocabulary)}")
+    if (captioner is None) != (pieces is None):
+        raise ModelError("a captioner and its word pieces are exported together")
     require_torch("exporting a model")
     if find_spec("onnx") is None:
         raise MissingExtraError("onnx", extra="train", purpose="exporting a model")
 
     config = model.config
-    apart = text is None and config.descriptions > 0 and not (config.pooled_term or config.closed_term)
+    if isinstance(text, TextParts):
+        text.require_fit(config)
+    # Neither sees labels but through the decoder: what published models are.
+    apart = config.descriptions > 0 and not (config.pooled_term or config.closed_term)
+    apart = apart and (text is None or isinstance(text, TextParts))
     if not apart and (text is None) != (config.descriptions == 0):
         raise ModelError(
             "labels that were read from text need their text encoder in the bundle, others have none"
@@ -111,36 +124,74 @@ def export(
     if apart and calibration is not None:
         raise ModelError("a model whose label texts came embedded keeps its own thresholds: not calibrated")
     calibration = calibration or Calibration(1.0, np.zeros(len(vocabulary), np.float32))
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Completed last: until then the folder is not a bundle.
-    (folder / CONFIG).unlink(missing_ok=True)
+    target = Path(out)
+    require_place(target, what="a bundle", holds=_is_bundle)
     model.eval()
-    side = config.side
-    if apart:
-        error = _export_apart(model, calibration, folder, half=half)
-    else:
-        error = _export_tags(model, calibration, folder / GRAPH, half=half)
-    about: dict[str, Any] = {
-        "tags": len(vocabulary),
-        "half": half,
-        "calibrated": bool(calibration.offsets.any()),
-        "export_error": float(f"{error:.3g}"),
-    }
-    if apart:
-        about["labels_sha256"] = checksum(folder / LABELS)
-        about["table_sha256"] = checksum(folder / TABLE)
-    if text is not None:
-        error = max(error, _export_labels(model, calibration, folder / LABELS, half=half))
-        text.save(folder / TEXT)
-        about["labels_sha256"] = checksum(folder / LABELS)
-        about["text_encoder"] = text.fingerprint
-        about["typed_threshold"] = calibration.typed_threshold
-    if not error <= tolerance:
-        raise ModelError(f"the exported graph differs from the model by {error:.2g}, above {tolerance:.2g}")
-    vocabulary.save(folder / VOCABULARY)
-    write_config(folder, name=name, side=side, vocabulary=vocabulary, about=about)
-    return Bundle.open(folder)
+    with staged(target, last=CONFIG) as folder:
+        side = config.side
+        if apart:
+            error = _export_apart(model, calibration, folder, half=half)
+        else:
+            error = _export_tags(model, calibration, folder / GRAPH, half=half)
+        about: dict[str, Any] = {
+            "tags": len(vocabulary),
+            "half": half,
+            "calibrated": bool(calibration.offsets.any()),
+            "export_error": float(f"{error:.3g}"),
+        }
+        if apart:
+            about["labels_sha256"] = checksum(folder / LABELS)
+            about["table_sha256"] = checksum(folder / TABLE)
+        if isinstance(text, TextParts):
+            tower, difference = text.export(folder, half=half)
+            error = _larger(error, difference)
+            about[ABOUT] = {**tower, "graph_sha256": checksum(folder / TEXT_GRAPH)}
+            about["typed_threshold"] = THRESHOLD
+        elif text is not None:
+            error = _larger(error, _export_labels(model, calibration, folder / LABELS, half=half))
+            text.save(folder / TEXT)
+            about["labels_sha256"] = checksum(folder / LABELS)
+            about["text_encoder"] = text.fingerprint
+            about["typed_threshold"] = calibration.typed_threshold
+        if captioner is not None and pieces is not None:
+            about["captioner"], difference = export_captioner(captioner, pieces, folder, half=half)
+            error = _larger(error, difference)
+        if not error <= tolerance:
+            raise ModelError(
+                f"the exported graph differs from the model by {error:.2g}, above {tolerance:.2g}"
+            )
+        vocabulary.save(folder / VOCABULARY)
+        write_config(folder, name=name, side=side, vocabulary=vocabulary, about=about)
+    return Bundle.open(target)
+
+
+def _larger(first: float, second: float) -> float:
+    """The larger of two differences; what is no number is larger than any, which ``max`` does not promise."""
+    return float(np.maximum(first, second))
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        read_bundle_config(folder)
+    except ModelError:
+        return False
+    return True
+
+
+def texts_of(folder: Path) -> TextEncoder | TextParts | None:
+    """What reads texts beside the weights in a model folder; None where the model reads none.
+
+    Raises:
+        ModelError, VocabularyError: a file of it is missing, damaged or another than the configuration's.
+    """
+    from taglens.language.text_encoder import TextEncoder
+    from taglens.models.checkpoint import read_config, reads_text
+
+    if not reads_text(folder):
+        return None
+    if (about := read_config(folder).get(ABOUT)) is not None:
+        return TextParts.load(folder, about)
+    return TextEncoder.load(folder / TEXT)
 
 
 def _export_tags(model: Recognizer, calibration: Calibration, path: Path, *, half: bool) -> float:
@@ -162,7 +213,9 @@ def _export_tags(model: Recognizer, calibration: Calibration, path: Path, *, hal
 
     side = model.config.side
     whole = Tags().eval()
-    _write(whole, {"pixels": torch.rand(2, 3, side, side)}, ["scores", "pooled", "tokens"], path, half=half)
+    write_graph(
+        whole, {"pixels": torch.rand(2, 3, side, side)}, ["scores", "pooled", "tokens"], path, half=half
+    )
     noise = np.random.default_rng(0).random((3, 3, side, side), dtype=np.float32)
     with torch.inference_mode():
         wanted = whole(torch.from_numpy(noise))[0].numpy()
@@ -184,14 +237,14 @@ def _export_apart(model: Recognizer, calibration: Calibration, folder: Path, *, 
 
     side = model.config.side
     pixels = {"pixels": torch.rand(2, 3, side, side)}
-    _write(Tokens().eval(), pixels, ["pooled", "tokens"], folder / GRAPH, half=half)
+    write_graph(Tokens().eval(), pixels, ["pooled", "tokens"], folder / GRAPH, half=half)
     error = _export_labels(model, calibration, folder / LABELS, half=half)
     _write_table(model, folder / TABLE)
     noise = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     with torch.inference_mode():
         wanted = torch.sigmoid(model(torch.from_numpy(noise)).logits).numpy()
     engine = TableEngine(folder / GRAPH, folder / LABELS, folder / TABLE, device="cpu")
-    return max(error, float(np.abs(engine(noise).scores - wanted).max()))
+    return _larger(error, float(np.abs(engine(noise).scores - wanted).max()))
 
 
 def _write_table(model: Recognizer, path: Path) -> None:
@@ -202,7 +255,8 @@ def _write_table(model: Recognizer, path: Path) -> None:
     table = bank.embeddings.detach().cpu()
     if isinstance(bank, DescriptionBank) and not bool((bank.counts == table.shape[1]).all()):
         raise ModelError("labels that came embedded must have as many texts each")
-    if not bool(table.abs().max() <= np.finfo(np.float16).max):
+    most = np.finfo(np.float16).max
+    if not bool(table.max() <= most and table.min() >= -most):
         raise ModelError("label embeddings do not fit half precision: they are no unit vectors")
     whole = table.view(len(bank), -1, model.config.label_width).numpy().astype(np.float16)
     beside = path.with_name(path.name + ".part")
@@ -246,65 +300,10 @@ def _export_labels(model: Recognizer, calibration: Calibration, path: Path, *, h
         }
 
     whole = Labels().eval()
-    _write(whole, given(2, 3, 2), ["scores"], path, half=half)
+    write_graph(whole, given(2, 3, 2), ["scores"], path, half=half)
     # Other numbers than those it was traced with: every axis must have stayed free.
     other = given(3, 4, 3)
     with torch.inference_mode():
         wanted = whole(*other.values()).numpy()
     found = LabelEngine(path, device="cpu")(*(value.numpy() for value in other.values()))
     return float(np.abs(found - wanted).max())
-
-
-def _write(whole: Any, given: dict[str, Any], outputs: list[str], path: Path, *, half: bool) -> None:
-    import onnx
-    import torch
-
-    memory = io.BytesIO()
-    free = {
-        "pixels": {0: "b"},
-        "tokens": {0: "b", 1: "p"},
-        "embeddings": {0: "t", 1: "k"},
-        "counts": {0: "t"},
-        "pooled": {0: "b"},
-        "scores": {0: "b", 1: "t"},
-    }
-    with warnings.catch_warnings():
-        # The tracing exporter is announced as old; the new one asks for one more package and unrolls nothing here.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            whole,
-            tuple(given.values()),
-            memory,  # type: ignore[arg-type]
-            input_names=list(given),
-            output_names=outputs,
-            dynamic_axes={name: free[name] for name in (*given, *outputs)},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    graph = onnx.load_from_string(memory.getvalue())
-    memory.close()
-    if half:
-        _store_half(graph, onnx)
-    onnx.checker.check_model(graph)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(graph.SerializeToString())
-    beside.replace(path)
-
-
-def _store_half(graph: Any, onnx: Any) -> None:
-    """Replace each large fp32 constant by its fp16 twin and a cast in front of its readers."""
-    casts = []
-    for tensor in graph.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or int(np.prod(tensor.dims)) < _SMALL:
-            continue
-        values = onnx.numpy_helper.to_array(tensor)
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            continue
-        name = tensor.name
-        stored = f"{name}_half"
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), stored))
-        casts.append(
-            onnx.helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT, name=f"widen_{name}")
-        )
-    for cast in reversed(casts):
-        graph.graph.node.insert(0, cast)

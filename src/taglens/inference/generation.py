@@ -142,7 +142,7 @@ def nucleus(logits: Scores, sampling: Sampling) -> tuple[Ids, Scores]:
     order = order[np.isfinite(logits[order])]
     if sampling.top_k:
         order = order[: sampling.top_k]
-    chances = np.exp(_log_softmax(logits[order] / sampling.temperature))
+    chances = np.exp(log_softmax(logits[order] / sampling.temperature))
     # The first piece that reaches the share still belongs to it.
     before = np.cumsum(chances) - chances
     inside = before < sampling.top_p
@@ -159,16 +159,16 @@ def _one_by_one(
     step: Step[State], state: State, prompts: Ids, bounds: Bounds, choose: _Choice
 ) -> list[Written]:
     """Searches that keep one row per picture; pictures that have ended are asked no more."""
-    texts = [list(map(int, prompt)) for prompt in _checked(prompts, bounds)]
+    texts = [list(map(int, prompt)) for prompt in checked_prompts(prompts, bounds)]
     sums = [0.0] * len(texts)
     open_ = list(range(len(texts)))
     ids, rows = np.asarray(prompts, np.int64), np.arange(len(texts))
     while open_:
-        logits, state = _logits(step, ids, state, rows, bounds)
+        logits, state = read_logits(step, ids, state, rows, bounds)
         going_on = []
         for row, picture in enumerate(open_):
-            plain = _log_softmax(logits[row])
-            piece = choose(_restrained(logits[row], texts[picture], bounds), picture)
+            plain = log_softmax(logits[row])
+            piece = choose(restrained(logits[row], texts[picture], bounds), picture)
             sums[picture] += float(plain[piece])
             texts[picture].append(piece)
             if piece != bounds.end and len(texts[picture]) < bounds.max_length:
@@ -275,12 +275,12 @@ def beam_search(
         UsageError: a prompt that leaves no room.
         ModelError: logits of another shape, or not numbers.
     """
-    texts = [list(map(int, prompt)) for prompt in _checked(prompts, bounds)]
+    texts = [list(map(int, prompt)) for prompt in checked_prompts(prompts, bounds)]
     pictures = [_Picture(beams, [_Open(text, 0.0, row)]) for row, text in enumerate(texts)]
     ids, rows = np.asarray(prompts, np.int64), np.arange(len(texts))
     length = ids.shape[1]
     while length < bounds.max_length and (active := [one for one in pictures if not one.done]):
-        logits, state = _logits(step, ids, state, rows, bounds)
+        logits, state = read_logits(step, ids, state, rows, bounds)
         first = 0
         for picture in active:
             after = first + len(picture.open)
@@ -300,12 +300,12 @@ def _advance(picture: _Picture, logits: Scores, first: int, bounds: Bounds) -> N
     count, length = picture.beams.count, len(picture.open[0].ids)
     totals = np.stack(
         [
-            one.total + _restrained(_log_softmax(row), one.ids, bounds)
+            one.total + restrained(log_softmax(row), one.ids, bounds)
             for one, row in zip(picture.open, logits, strict=True)
         ]
     )
     going_on: list[_Open] = []
-    best = _top(totals.ravel(), 2 * count)
+    best = top_places(totals.ravel(), 2 * count)
     for rank, number in enumerate(best):
         beam, piece = divmod(int(number), totals.shape[1])
         total, text = float(totals[beam, piece]), picture.open[beam].ids
@@ -328,7 +328,7 @@ def _renumber(pictures: list[_Picture]) -> tuple[Ids, Ids]:
     )
 
 
-def _top(scores: Scores, count: int) -> Ids:
+def top_places(scores: Scores, count: int) -> Ids:
     """The places of the ``count`` highest scores, highest first, of equals the first; never one of -inf."""
     count = min(count, int(np.isfinite(scores).sum()))
     least = -np.partition(-scores, count - 1)[count - 1]
@@ -336,7 +336,7 @@ def _top(scores: Scores, count: int) -> Ids:
     return among[np.argsort(-scores[among], kind="stable")][:count]
 
 
-def _restrained(scores: Scores, ids: Sequence[int], bounds: Bounds) -> Scores:
+def restrained(scores: Scores, ids: Sequence[int], bounds: Bounds) -> Scores:
     """Scores [V] with what stands in ``ids`` made less likely, and without an end that would come too soon."""
     scores = scores.copy()
     if bounds.repetition_penalty != 1.0:
@@ -354,13 +354,15 @@ def _restrained(scores: Scores, ids: Sequence[int], bounds: Bounds) -> Scores:
     return scores
 
 
-def _log_softmax(logits: Scores) -> Scores:
+def log_softmax(logits: Scores) -> Scores:
+    """Log-probabilities [V] of logits [V]."""
     shifted = logits - logits.max()
     found: Scores = shifted - np.log(np.exp(shifted).sum())
     return found
 
 
-def _logits(step: Step[State], ids: Ids, state: State, rows: Ids, bounds: Bounds) -> tuple[Scores, State]:
+def read_logits(step: Step[State], ids: Ids, state: State, rows: Ids, bounds: Bounds) -> tuple[Scores, State]:
+    """One step whose logits [R, V] are numbers. Raises ModelError when they are not, or of another shape."""
     found, state = step(ids, state, rows)
     logits = np.asarray(found, np.float64)
     if logits.ndim != 2 or len(logits) != len(rows) or logits.shape[1] <= bounds.end:
@@ -373,7 +375,8 @@ def _logits(step: Step[State], ids: Ids, state: State, rows: Ids, bounds: Bounds
     return logits, state
 
 
-def _checked(prompts: Ids, bounds: Bounds) -> Ids:
+def checked_prompts(prompts: Ids, bounds: Bounds) -> Ids:
+    """Prompts [B, P] unchanged. Raises UsageError for another shape, or when they leave no room."""
     prompts = np.asarray(prompts)
     if prompts.ndim != 2 or prompts.shape[1] < 1:
         raise UsageError(f"prompts must be [B, P] with at least one piece each, found shape {prompts.shape}")

@@ -224,17 +224,19 @@ def _folder(top: str, max_depth: int | None, is_image: IsImage) -> Iterator[Foun
 
 def _found(path: str, is_image: IsImage) -> Source | Skipped:
     """A file that nobody named: an image, or passed over."""
-    named_so = Path(path).suffix.lower() in IMAGE_SUFFIXES
+    file = Path(path)
     try:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
         # A link to nothing, which its owner wants to know if a picture got lost.
-        image = named_so
+        image = file.suffix.lower() in IMAGE_SUFFIXES
     else:
         # Pipes and devices are never opened: reading one would wait for ever. An empty file has no content to
         # tell.
-        image = stat.S_ISREG(status.st_mode) and (is_image(Path(path)) if status.st_size else named_so)
-    return Source.of(path, explicit=False) if image else _skipped(path, "not_image")
+        image = stat.S_ISREG(status.st_mode) and (
+            is_image(file) if status.st_size else file.suffix.lower() in IMAGE_SUFFIXES
+        )
+    return Source(file, *shown_name(path), explicit=False) if image else _skipped(path, "not_image")
 
 
 # -- patterns --------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from taglens import images
 from taglens.errors import ImageError, UsageError, VocabularyError
-from taglens.inference.bundle import TEXT, Bundle, checksum, is_trained, locate
+from taglens.inference.bundle import Bundle, checksum, is_trained, locate
+from taglens.inference.captioning import CaptionWriter, Guided, Search, bundled_writer, trained_writer
 from taglens.inference.engines import (
     Engine,
     LabelEngine,
@@ -35,8 +36,8 @@ from taglens.inference.engines import (
     require_torch,
 )
 from taglens.inference.sources import Source
-from taglens.inference.typed import Labels, OpenVocabulary
-from taglens.results import Failure, Prediction, Tag
+from taglens.inference.typed import Labels, OpenVocabulary, Texts
+from taglens.results import Captioned, Failure, Prediction, Tag
 from taglens.vocabulary import DEFAULT_THRESHOLD, Entry, Vocabulary
 
 if TYPE_CHECKING:
@@ -73,10 +74,12 @@ class Tagger:
         ref: str,
         side: int,
         open_vocabulary: OpenVocabulary | None = None,
+        load_writer: Callable[[], CaptionWriter] | None = None,
     ) -> None:
         """
         Args:
             open_vocabulary: how to score tags outside ``vocabulary``; None where the model reads no text.
+            load_writer: gives what writes captions, called once and when first needed; None where the model does not.
         """
         self.vocabulary = vocabulary
         self.ref = ref
@@ -87,6 +90,7 @@ class Tagger:
         # Per tag of `vocabulary` its column among the engine's, or -1 for the next of the typed ones; None: as is.
         self._columns: npt.NDArray[np.intp] | None = None
         self._labels: Labels | None = None
+        self._load_writer = None if load_writer is None else cache(load_writer)
 
     @classmethod
     def from_pretrained(
@@ -125,10 +129,13 @@ class Tagger:
         typed = None
         if bundle.typed_threshold is not None:
             typed = OpenVocabulary(
-                lambda: LabelEngine(bundle.labels, device=device, threads=threads),
-                bundle.text_encoder,
+                lambda: LabelEngine(bundle.labels, device=device, threads=threads, lean=bundle.has_table),
+                partial(bundle.text_encoder, device=device, threads=threads),
                 bundle.typed_threshold,
             )
+        writer = None
+        if bundle.captioner is not None:
+            writer = partial(bundled_writer, bundle, device=device, threads=threads)
         runs: Engine
         if bundle.has_table:
             runs = TableEngine(bundle.graph, bundle.labels, bundle.table, device=device, threads=threads)
@@ -140,24 +147,25 @@ class Tagger:
             ref=bundle.ref,
             side=bundle.side,
             open_vocabulary=typed,
+            load_writer=writer,
         )
 
     @classmethod
     def _from_trained(cls, folder: Path, *, device: str) -> Tagger:
         require_torch("the torch engine")
-        from taglens.models.checkpoint import WEIGHTS, from_pretrained, reads_text
+        from taglens.models.checkpoint import WEIGHTS, from_pretrained, reads_text, writes_captions
 
         model, vocabulary, name = from_pretrained(folder)
         ref = f"{name}@{checksum(folder / WEIGHTS)[:12]}"
         engine = TorchEngine(model, device=device)
         typed = None
         if reads_text(folder):
-            from taglens.language.text_encoder import TextEncoder
-
-            typed = OpenVocabulary(
-                lambda: engine.ask, lambda: TextEncoder.load(folder / TEXT), DEFAULT_THRESHOLD
-            )
-        return cls(engine, vocabulary, ref=ref, side=model.config.side, open_vocabulary=typed)
+            load = partial(_trained_texts, folder, device=device)
+            typed = OpenVocabulary(lambda: engine.ask, load, DEFAULT_THRESHOLD)
+        writer = partial(trained_writer, folder, model, device=device) if writes_captions(folder) else None
+        return cls(
+            engine, vocabulary, ref=ref, side=model.config.side, open_vocabulary=typed, load_writer=writer
+        )
 
     # -- other vocabularies ----------------------------------------------------------------------
 
@@ -246,6 +254,7 @@ class Tagger:
         batch_size: int = 16,
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
         language: str | None = None,
+        caption: bool = False,
     ) -> Iterator[Prediction]:
         """Tag pictures, in order.
 
@@ -256,47 +265,177 @@ class Tagger:
             batch_size: pictures per engine call.
             max_pixels: larger pictures are refused before they are decoded.
             language: give tags by their names in this language where the vocabulary has them; ids stay.
+            caption: also a sentence, guided by the tags that reach their threshold.
 
         Raises:
             UsageError: at once, for an argument that cannot be meant, or a language without a name.
             ModelError: the model's scores are not finite.
         """
-        if threshold is not None and not 0.0 <= threshold <= 1.0:
-            raise UsageError(f"threshold {threshold} is not between 0 and 1")
-        if top is not None and top < 0:
-            raise UsageError(f"top {top} is below 0; 0 means no limit")
+        select = self._select(threshold, top, language)
+        guided = self._guided(None, threshold=threshold, search=Search()) if caption else None
+        batches = self._batches(_pictures(sources), *_limits(batch_size, max_pixels))
+        return (row for group, output in batches for row in self._predictions(group, output, select, guided))
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes captions."""
+        return self._load_writer is not None
+
+    @property
+    def caption_lengths(self) -> range:
+        """The greatest lengths that captions may be given, in word pieces. Raises as `caption` does."""
+        return self._writer().lengths
+
+    def caption(
+        self,
+        sources: Picture | Iterable[Picture],
+        *,
+        tags: Sequence[str] | None = None,
+        add_tags: bool = False,
+        threshold: float | None = None,
+        search: Search = Search(),
+        must_mention: bool = False,
+        batch_size: int = 16,
+        max_pixels: int = images.DEFAULT_MAX_PIXELS,
+    ) -> Iterator[Captioned]:
+        """Write sentences about pictures, in order, guided by tags (Tag2Text 1.4).
+
+        Args:
+            tags: what the captions are to be about, any words; None: what is recognised.
+            add_tags: ``tags`` go before the recognised ones instead of replacing them.
+            threshold: lowest score of a recognised tag; None takes the vocabulary's own per tag.
+            must_mention: as in ``search``: every caption says all of ``tags``, or names those it could not as unmet.
+            others: see `__call__`.
+
+        Raises:
+            UsageError: at once, for an argument that cannot be meant, or a model that writes no captions.
+            ModelError: the model's scores are not finite, or its captioner's files are damaged.
+        """
+        if isinstance(tags, str):
+            raise UsageError(f"tags {tags!r} is one text; give a list of names: [{tags!r}]")
+        if must_mention:
+            search = replace(search, must_mention=True)
+        guided = self._guided(tags, threshold=threshold, search=search, recognise=tags is None or add_tags)
+        if add_tags and not guided.given:
+            raise UsageError("add_tags says what to do with tags, and there are none")
+        batches = self._batches(_pictures(sources), *_limits(batch_size, max_pixels))
+        return (row for group, output in batches for row in self._captioned(group, output, guided))
+
+    def _guided(
+        self, tags: Sequence[str] | None, *, threshold: float | None, search: Search, recognise: bool = True
+    ) -> Guided:
+        return Guided(
+            self._writer(),
+            self.vocabulary,
+            known=self._known,
+            given=tuple(tags or ()),
+            threshold=_threshold(threshold),
+            recognise=recognise,
+            search=search,
+        )
+
+    def _writer(self) -> CaptionWriter:
+        if self._load_writer is None:
+            raise UsageError(
+                f"{self.ref} gives tags and writes no captions; use a model that does, such as what "
+                "taglens pull tag2text makes"
+            )
+        return self._load_writer()
+
+    def _captioned(self, group: list[_Ready], output: Output | None, guided: Guided) -> Iterator[Captioned]:
+        found = iter(() if output is None else guided(output.tokens, self._chosen(output)))
+        for ready in group:
+            written = None if ready.error is not None else next(found)
+            yield Captioned(
+                source=ready.source.shown,
+                source_bytes=ready.source.source_bytes,
+                width=ready.width,
+                height=ready.height,
+                captions=None if written is None else written.captions,
+                guide_tags=None if written is None else written.guide,
+                model=self.ref,
+                notes=ready.notes if written is None else (*ready.notes, *written.notes),
+                error=None if ready.error is None else Failure.of(ready.error),
+            )
+
+    def _select(
+        self, threshold: float | None, top: int | None, language: str | None
+    ) -> Callable[[Array], tuple[Tag, ...]]:
+        """Scores [T] to tags. Raises UsageError for what cannot be meant."""
         # A few chosen tags may all lack a name in a language that their model has names in.
         if language is not None and language not in self._known.languages:
             self.vocabulary.require_language(language)
-        select = partial(self.vocabulary.select, threshold=threshold, top=top, language=language)
-        stream = self._stream(_pictures(sources), *_limits(batch_size, max_pixels))
-        return (self._prediction(ready, scores, select) for ready, scores in stream)
+        return partial(
+            self.vocabulary.select, threshold=_threshold(threshold), top=_top(top), language=language
+        )
+
+    def look(self, pixels: Array) -> Output:
+        """What the engine makes of prepared pixels [B, 3, S, S] in [0, 1]. Raises ModelError: it is not finite."""
+        return finite(self._engine(pixels), self.ref)
+
+    def tags_of(
+        self,
+        output: Output,
+        *,
+        threshold: float | None = None,
+        top: int | None = None,
+        language: str | None = None,
+    ) -> list[tuple[Tag, ...]]:
+        """The tags that `look`'s answer gives, picture by picture; arguments and errors as for `__call__`."""
+        select = self._select(threshold, top, language)
+        return [select(row) for row in self._chosen(output)]
+
+    def sentences(self, output: Output, *, threshold: float | None = None) -> list[str]:
+        """A caption for each picture of `look`'s answer; see `caption`."""
+        guided = self._guided(None, threshold=threshold, search=Search())
+        return [written.captions[0].text for written in guided(output.tokens, self._chosen(output))]
+
+    @property
+    def knows(self) -> Vocabulary:
+        """The model's own vocabulary, whose tags `Output.scores` are of, whatever was asked for since."""
+        return self._known
 
     def scores(
         self, sources: Picture | Iterable[Picture], *, batch_size: int = 16
     ) -> Iterator[tuple[Path, Array | None]]:
         """Every tag's score [T] per picture, with its path; None where the picture could not be read."""
-        stream = self._stream(_pictures(sources), *_limits(batch_size, images.DEFAULT_MAX_PIXELS))
-        return ((ready.source.path, scores) for ready, scores in stream)
+        batches = self._batches(_pictures(sources), *_limits(batch_size, images.DEFAULT_MAX_PIXELS))
+        return (row for group, output in batches for row in self._scored(group, output))
 
-    def _prediction(
-        self, ready: _Ready, scores: Array | None, select: Callable[[Array], tuple[Tag, ...]]
-    ) -> Prediction:
-        return Prediction(
-            source=ready.source.shown,
-            source_bytes=ready.source.source_bytes,
-            width=ready.width,
-            height=ready.height,
-            tags=None if scores is None else select(scores),
-            model=self.ref,
-            vocabulary=self.vocabulary.ref,
-            notes=ready.notes,
-            error=None if ready.error is None else Failure.of(ready.error),
-        )
+    def _scored(self, group: list[_Ready], output: Output | None) -> Iterator[tuple[Path, Array | None]]:
+        rows = iter(() if output is None else self._chosen(output))
+        for ready in group:
+            yield ready.source.path, None if ready.error is not None else next(rows)
 
-    def _stream(
+    def _predictions(
+        self,
+        group: list[_Ready],
+        output: Output | None,
+        select: Callable[[Array], tuple[Tag, ...]],
+        guided: Guided | None,
+    ) -> Iterator[Prediction]:
+        scores = () if output is None else self._chosen(output)
+        tags = map(select, scores)
+        written = iter(() if guided is None or output is None else guided(output.tokens, scores))
+        for ready in group:
+            well = ready.error is None
+            yield Prediction(
+                source=ready.source.shown,
+                source_bytes=ready.source.source_bytes,
+                width=ready.width,
+                height=ready.height,
+                tags=next(tags) if well else None,
+                model=self.ref,
+                vocabulary=self.vocabulary.ref,
+                caption=next(written).captions[0].text if well and guided is not None else None,
+                notes=ready.notes,
+                error=None if ready.error is None else Failure.of(ready.error),
+            )
+
+    def _batches(
         self, pictures: Iterator[Picture], batch_size: int, max_pixels: int
-    ) -> Iterator[tuple[_Ready, Array | None]]:
+    ) -> Iterator[tuple[list[_Ready], Output | None]]:
+        """Groups of pictures with what the engine says of those that could be read; None where none could."""
         workers = min(8, os.cpu_count() or 1)
         pool = ThreadPoolExecutor(workers, thread_name_prefix="taglens-decode")
         ahead: deque[Future[_Ready]] = deque()
@@ -308,7 +447,8 @@ class Tagger:
                 if not ahead:
                     return
                 group = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
-                yield from self._score(group)
+                pixels = [ready.pixels for ready in group if ready.pixels is not None]
+                yield group, self.look(np.stack(pixels)) if pixels else None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -321,14 +461,6 @@ class Tagger:
         pixels = images.prepare(loaded.pixels, self.side)
         return _Ready(source, pixels, loaded.width, loaded.height, loaded.notes)
 
-    def _score(self, group: list[_Ready]) -> Iterator[tuple[_Ready, Array | None]]:
-        pixels = [ready.pixels for ready in group if ready.pixels is not None]
-        rows: Iterator[Array] = iter(())
-        if pixels:
-            rows = iter(self._chosen(finite(self._engine(np.stack(pixels)), self.ref)))
-        for ready in group:
-            yield ready, None if ready.pixels is None else next(rows)
-
     def _chosen(self, output: Output) -> Array:
         """Scores [B, T] of the vocabulary's tags, typed ones among them."""
         if self._columns is None:
@@ -338,6 +470,30 @@ class Tagger:
             asked = self._open.ask(output.tokens, self._labels.embeddings, self._labels.counts)
             scores[:, self._columns < 0] = asked
         return scores
+
+
+def _trained_texts(folder: Path, *, device: str) -> Texts:
+    """What embeds typed tags for the weights in a folder that reads text."""
+    from taglens.inference.clip_texts import TextParts
+    from taglens.inference.export import texts_of
+
+    texts = texts_of(folder)
+    assert texts is not None
+    return texts.encoder(device=device) if isinstance(texts, TextParts) else texts
+
+
+def _threshold(threshold: float | None) -> float | None:
+    """The threshold unchanged. Raises UsageError for one that is no probability."""
+    if threshold is not None and not 0.0 <= threshold <= 1.0:
+        raise UsageError(f"threshold {threshold} is not between 0 and 1")
+    return threshold
+
+
+def _top(top: int | None) -> int | None:
+    """The number unchanged. Raises UsageError for one below 0."""
+    if top is not None and top < 0:
+        raise UsageError(f"top {top} is below 0; 0 means no limit")
+    return top
 
 
 def _limits(batch_size: int, max_pixels: int) -> tuple[int, int]:

@@ -35,6 +35,15 @@ class CaptionText:
         found = self.pieces.encode(SEPARATOR.join(names), self.length)
         return Pieces((self.pieces.enc, *found.ids[1:]), found.mask)
 
+    def whole_tags(self, names: Sequence[str]) -> int:
+        """How many of the names, from the first, fit into the length whole."""
+        room = self.length - 2
+        for number, name in enumerate(names):
+            room -= len(self.pieces.pieces((SEPARATOR if number else "") + name))
+            if room < 0:
+                return number
+        return len(names)
+
     def captions(self, texts: Sequence[str]) -> list[Pieces]:
         """Whole captions, prompt included, [DEC] in front, filled up to the longest of them: what training reads."""
         cut = [self.pieces.ids(text, longest=self.length) for text in texts]

@@ -307,6 +307,21 @@ def verb_lemma(word: str, known: Collection[str] = ()) -> str:
     return word
 
 
+def irregular_plurals(noun: str) -> tuple[str, ...]:
+    """The plurals of a lower-case noun that no spelling rule gives; most nouns have none."""
+    return tuple(form for form, single in _IRREGULAR_NOUNS.items() if single == noun)
+
+
+def irregular_verb_forms(base: str) -> tuple[str, ...]:
+    """What else a verb's forms may be, common misspellings among them: "run" -> "ran"; most verbs have none."""
+    return tuple(form for form, verb in _IRREGULAR_VERBS.items() if verb == base)
+
+
+def is_base_form(word: str) -> bool:
+    """Whether a lower-case word is listed here as a verb's base form; many verbs are not."""
+    return word in _ENDS_IN_E or word in _NO_E or word in _IRREGULAR_VERBS.values()
+
+
 def third_person(base: str) -> str:
     """ "carry" -> "carries", "watch" -> "watches", "ride" -> "rides"."""
     if base.endswith(("s", "x", "z", "ch", "sh")) or base in ("go", "do"):

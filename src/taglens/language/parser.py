@@ -28,8 +28,8 @@ __all__ = ["CaptionParser", "ParsedCaption", "parse", "parse_lines", "shipped_na
 
 _Done = TypeVar("_Done")
 
-# Captions labelled together: enough to keep the processor busy, few enough to stay in its cache.
-_TOGETHER = 64
+# Captions that are split, labelled and read together: each of the three goes faster for many in a row.
+_TOGETHER = 512
 # Captions that a process takes at a time; a shorter list is read before another process has started.
 _PER_TASK = 4096
 
@@ -59,9 +59,9 @@ class CaptionParser:
                 self._table = self._tagger.table(self._describe)
             table = self._table  # another thread may start a new one meanwhile
             rows = [_rows_of(text, table) for text in batch]
-            said = table.said
+            said = table.said.__getitem__
             for text, here, labels in zip(batch, rows, self._tagger.label(rows, table), strict=True):
-                yield Reading(text, names).read([said[row] for row in here], labels)
+                yield Reading(text, names).read(list(map(said, here)), labels)
 
     def _describe(self, word: str) -> Word:
         return Word.of(word, self._tagger.verbs)
@@ -73,8 +73,7 @@ def _rows_of(text: str, table: WordTable[Word]) -> list[int]:
     known = table.known
     rows: list[int] = []
     for part in tokenize(text) if whole else text.lower().split():
-        found = known.get(part)
-        rows += table.add(part) if found is None else found
+        rows += known[part]
     return rows
 
 

@@ -76,31 +76,23 @@ class Word:
         other = _BY_ROLE[role] if count is None else Reading._number
         if not any(map(str.isalpha, text)) or text.startswith("'") or count is not None:
             return cls(text, "", "", "", count, role, past=False, doing=False, other=other)
+        lemma, ing = verb_lemma(text, verbs), text.endswith("ing")
+        # Captions write "laying" for "lying" as often as not; the graphs learnt from say "lay" for both.
+        action = "lay" if lemma == "lie" else lemma
+        if lemma in grammar.NO_ACTIONS or text in PLACES:
+            action = ""
         return cls(
             text,
             noun="" if text in grammar.NO_OBJECTS else singular(text),
             attribute="" if text in grammar.NO_ATTRIBUTES else text,
-            action=_action(text, verbs),
+            action=action,
             count=None,
             role=role,
-            past=not text.endswith("ing") and verb_lemma(text, verbs) != text,
-            doing=_doing(text, verbs),
+            past=not ing and lemma != text,
+            # Of a verb that graphs do not use, so that its label could not be learnt.
+            doing=ing and bool(action) and action not in verbs and text not in grammar.NO_PARTICIPLES,
             other=other,
         )
-
-
-def _doing(text: str, verbs: frozenset[str]) -> bool:
-    """A participle of a verb that graphs do not use, and from which labels could not be learnt."""
-    lemma = _action(text, verbs)
-    return text.endswith("ing") and bool(lemma) and lemma not in verbs and text not in grammar.NO_PARTICIPLES
-
-
-def _action(text: str, verbs: frozenset[str]) -> str:
-    lemma = verb_lemma(text, verbs)
-    if lemma in grammar.NO_ACTIONS or text in PLACES:
-        return ""
-    # Captions write "laying" for "lying" as often as not; the graphs learnt from say "lay" for both.
-    return "lay" if lemma == "lie" else lemma
 
 
 # How a noun stands to what follows it.
@@ -111,6 +103,9 @@ HINTS: Mapping[str, str] = {"asleep": "sleep", "seated": "sit", "strewn": "scatt
 
 # Verbs whose participle names its doer after "with" or "in" too.
 _REVERSING = frozenset(("cover", "surround"))
+
+# The predicate of a coat that somebody is "in".
+_WEAR = ["wear"]
 
 
 class Reading:
@@ -154,11 +149,10 @@ class Reading:
         labels = _regular(labels)
         if "'" in self._text or "’" in self._text:
             labels = _owned(words, labels)
+        steps = _STEPS
         for word, label in zip(words, labels, strict=True):
-            if label == "O":
-                word.other(self, word)
-            else:
-                _STEPS[label](self, word)
+            step = word.other if label == "O" else steps[label]
+            step(self, word)
         if self._described:
             self._settle()
         if self._fronted and self._verb and len(self._predicate) > 1 and not self._standing:
@@ -186,12 +180,12 @@ class Reading:
             word.other(self, word)
 
     def _head(self, word: Word) -> None:
-        name = self._name(word)
-        if not name:
+        if not word.noun:
             if self._compound:
                 self._head(self._compound.pop())
             word.other(self, word)
             return
+        name = self._name(word) if self._compound else self._names.get(word.noun, word.noun)
         self._objects[name] = None
         if self._described:
             for attribute in self._described:
@@ -225,9 +219,10 @@ class Reading:
         if self._predicate:
             if not joined:
                 # Nouns that opened the clause together act together, and are together where they are.
-                worn = not self._verb and self._predicate == ["wear"]
-                together = self._verb or (self._nearest in self._clause and not worn)
-                self._sources = self._clause if together else [self._nearest] if self._nearest else []
+                if self._verb or (self._nearest in self._clause and self._predicate != _WEAR):
+                    self._sources = self._clause
+                else:
+                    self._sources = [self._nearest] if self._nearest else []
             for source in self._sources:
                 self._relate(source, name)
             if not self._sources:
@@ -270,17 +265,15 @@ class Reading:
         self._half.append(word.text)
 
     def _describing(self, word: Word) -> None:
+        text = word.attribute
         if self._half:
-            self._attribute(" ".join([*self._half, word.text]))
-        elif word.attribute:
-            self._attribute(word.attribute)
+            text = " ".join([*self._half, word.text])
+            self._half.clear()
+        if text:
+            self._attributes[text] = None
+            self._described.append(text)
         else:
             word.other(self, word)
-
-    def _attribute(self, text: str) -> None:
-        self._half.clear()
-        self._attributes[text] = None
-        self._described.append(text)
 
     def _settle(self) -> None:
         """Attributes that no noun follows belong to who the clause is about, or to the noun before them."""
@@ -333,8 +326,9 @@ class Reading:
         self._counted.clear()
         if self._standing:
             self._predicate, self._verb, self._standing = [], False, _AWAY
-        hinted = not self._verb and self._predicate == ["wear"]
-        if not hinted and len(self._predicate) < _LONGEST_PREDICATE:
+        if not self._predicate:
+            self._predicate = [word.text]
+        elif len(self._predicate) < _LONGEST_PREDICATE and (self._verb or self._predicate != _WEAR):
             self._predicate = [*self._predicate, word.text]
 
     def _within(self, word: Word) -> None:

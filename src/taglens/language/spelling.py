@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import cached_property
-from itertools import pairwise
 
 # A word met this often is right by itself, however near a more frequent one.
 ESTABLISHED = 4
@@ -63,10 +62,14 @@ class Speller:
 
     def _candidates(self, word: str) -> set[str]:
         """Frequent words one dropped, one added or two swapped neighbouring letters away."""
-        shorter = _shortened(word)
-        longer = self._shortened.get(word, ())
-        swapped = {word[:i] + b + a + word[i + 2 :] for i, (a, b) in enumerate(pairwise(word)) if a != b}
-        return {near for near in (*shorter, *swapped) if near in self._good} | set(longer)
+        good, found = self._good, set(self._shortened.get(word, ()))
+        for i, letter in enumerate(word):
+            start, rest = word[:i], word[i + 1 :]
+            if (shorter := start + rest) in good:
+                found.add(shorter)
+            if rest and rest[0] != letter and (swapped := start + rest[0] + letter + rest[1:]) in good:
+                found.add(swapped)
+        return found
 
 
 def _shortened(word: str) -> set[str]:

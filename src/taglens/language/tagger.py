@@ -41,6 +41,10 @@ FIRST_REACH, SECOND_REACH = 2, 1
 
 # What a table of words may hold before it starts anew: words, and letters in all.
 _MOST_WORDS, _MOST_LETTERS = 40_000, 4_000_000
+# Rows that a table has room for at first.
+_FIRST_ROWS = 32_768
+# Captions that go through the network together: enough to keep the processor busy, few enough for its cache.
+_AT_ONCE = 64
 _LIMIT = 127.0
 
 
@@ -103,18 +107,31 @@ class Weights:
 _Said = TypeVar("_Said")
 
 
+class _Known(dict[str, tuple[int, ...]]):
+    """Answers for what it does not hold with what ``add`` gives."""
+
+    __slots__ = ("_add",)
+
+    def __init__(self, add: Callable[[str], tuple[int, ...]]) -> None:
+        self._add = add
+
+    def __missing__(self, written: str) -> tuple[int, ...]:
+        return self._add(written)
+
+
 class WordTable(Generic[_Said]):
     """Words as rows: what each adds to the first layer's sums, and what the reader of the labels asks of it.
 
     Grows as words are met, under a lock; rows once given stay. Row 0 is the edge of a caption.
 
     Attributes:
-        known: what stands between two spaces -> its tokens' rows ("dog," has two).
+        known: what stands between two spaces -> its tokens' rows ("dog," has two); what was not met before is
+            added when it is asked for.
         said: row -> what ``describe`` says of the word, slips of the pen put right.
     """
 
     def __init__(self, weights: Weights, speller: Speller, describe: Callable[[str], _Said]) -> None:
-        self.known: dict[str, tuple[int, ...]] = {}
+        self.known = _Known(self.add)
         self.said: list[_Said] = [describe("")]
         self._describe = describe
         self._speller = speller
@@ -128,8 +145,14 @@ class WordTable(Generic[_Said]):
         places, hidden = 2 * FIRST_REACH + 1, weights.first.shape[1]
         split = weights.first.reshape(places, len(weights.edge), hidden).transpose(1, 0, 2)
         self._first = split.reshape(len(weights.edge), -1).astype(np.float32)
-        self._sums = np.zeros((4096, places * hidden), np.float32)
-        self._sums[0] = weights.edge.astype(np.float32) @ self._first
+        # The row after the last is that of a piece not known.
+        self._piece_vectors = np.pad(weights.piece_vectors.astype(np.float32), ((0, 1), (0, 0)))
+        # [places, rows, H]; memory is taken as rows are filled.
+        self._sums = np.zeros((places, _FIRST_ROWS, hidden), np.float32)
+        self._fill(0, weights.edge.astype(np.float32)[None])
+        # Whatever its neighbours add, an edge itself is nothing to the second layer.
+        self._sums[FIRST_REACH, 0] = -np.inf
+        self._waiting: list[str] = []  # words of the last rows, whose sums are not filled yet
 
     @property
     def full(self) -> bool:
@@ -137,16 +160,18 @@ class WordTable(Generic[_Said]):
         return len(self.known) > _MOST_WORDS or self._letters > _MOST_LETTERS
 
     def first_sums(self, rows: npt.NDArray[np.intp]) -> Floats:
-        """[N] -> [N - 2 * FIRST_REACH, H]: the first layer before its bias, at every place with all neighbours.
+        """[N] -> [N - 2 * FIRST_REACH, H]: the first layer's sums and bias where all neighbours are known.
 
         A word's share in the sums does not depend on the words around it, so it is multiplied out once.
+        Edges have -inf.
         """
-        shares = self._sums[rows]  # [N, places * H]
-        hidden = shares.shape[1] // (2 * FIRST_REACH + 1)
-        size = len(rows) - 2 * FIRST_REACH
-        sums = shares[:size, :hidden] + shares[1 : size + 1, hidden : 2 * hidden]
-        for place in range(2, 2 * FIRST_REACH + 1):
-            sums += shares[place : size + place, place * hidden : (place + 1) * hidden]
+        if self._waiting:
+            with self._lock:
+                self._settle()
+        shares, size = self._sums, len(rows) - 2 * FIRST_REACH
+        sums: Floats = shares[0].take(rows[:size], axis=0)
+        for place in range(1, 2 * FIRST_REACH + 1):
+            sums += shares[place].take(rows[place : place + size], axis=0)
         return sums
 
     def add(self, written: str) -> tuple[int, ...]:
@@ -159,24 +184,42 @@ class WordTable(Generic[_Said]):
         return rows
 
     def _row(self, token: str) -> int:
-        word = token if token in self._shipped else self._speller(token)
-        if (row := self._rows.get(word)) is None:
-            row = len(self.said)
-            if row == len(self._sums):
-                # A copy: who reads the old array meanwhile reads rows that do not change.
-                self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
-            self._sums[row] = self._vector(word) @ self._first
-            self.said.append(self._describe(word))
-            self._rows[word] = row
+        if (row := self._rows.get(token)) is None:
+            word = token if token in self._shipped else self._speller(token)
+            if (row := self._rows.get(word)) is None:
+                row = len(self.said)
+                self.said.append(self._describe(word))
+                self._waiting.append(word)
+                self._rows[word] = row
+            self._rows[token] = row
         return row
 
-    def _vector(self, word: str) -> Floats:
-        if (row := self._shipped.get(word)) is not None:
-            shipped: Floats = self._weights.vectors[row].astype(np.float32)
-            return shipped
-        found = [self._pieces[piece] for piece in pieces_of(word) if piece in self._pieces]
-        total: Floats = self._weights.piece_vectors[found].sum(0, dtype=np.float32)
-        return np.clip(total, -_LIMIT, _LIMIT)
+    def _settle(self) -> None:
+        """Fill the rows of the words that wait: many at once cost little more than one."""
+        if self._waiting:
+            self._fill(len(self.said) - len(self._waiting), self._vectors(self._waiting))
+            # Only now: until here, others who need the rows wait for the lock.
+            self._waiting.clear()
+
+    def _fill(self, start: int, vectors: Floats) -> None:
+        places, size, hidden = self._sums.shape
+        while size < start + len(vectors):
+            # A copy: who reads the old array meanwhile reads rows that do not change.
+            self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)], axis=1)
+            size *= 2
+        shares = (vectors @ self._first).reshape(-1, places, hidden)
+        shares[:, FIRST_REACH] += self._weights.first_bias
+        self._sums[:, start : start + len(vectors)] = shares.transpose(1, 0, 2)
+
+    def _vectors(self, words: Sequence[str]) -> Floats:
+        """[words, D]: shipped words have their own, the others what their pieces add up to."""
+        unknown = len(self._pieces)
+        rows = [[self._pieces.get(piece, unknown) for piece in pieces_of(word)] for word in words]
+        vectors: Floats = np.clip(self._piece_vectors[rows].sum(axis=1), -_LIMIT, _LIMIT)
+        for i, word in enumerate(words):
+            if (row := self._shipped.get(word)) is not None:
+                vectors[i] = self._weights.vectors[row]
+        return vectors
 
 
 class Tagger:
@@ -191,7 +234,9 @@ class Tagger:
         self.counts = counts
         self.weights = weights
         self._speller = Speller(counts)
-        self._second = weights.second.astype(np.float32)
+        # [places, H, H]
+        hidden = weights.first.shape[1]
+        self._second = weights.second.reshape(-1, hidden, hidden).astype(np.float32)
         self._last = weights.last.astype(np.float32)
 
     def table(self, describe: Callable[[str], _Said]) -> WordTable[_Said]:
@@ -200,8 +245,10 @@ class Tagger:
 
     def label(self, captions: Sequence[Sequence[int]], table: WordTable[Any]) -> Iterator[str]:
         """For each caption, given as rows of ``table``, one letter of ``LABELS`` per token."""
-        if not captions:
-            return
+        for start in range(0, len(captions), _AT_ONCE):
+            yield from self._label(captions[start : start + _AT_ONCE], table)
+
+    def _label(self, captions: Sequence[Sequence[int]], table: WordTable[Any]) -> list[str]:
         edges = (0,) * FIRST_REACH
         flat: list[int] = [*edges, 0]
         for rows in captions:
@@ -209,19 +256,23 @@ class Tagger:
             flat += edges
         flat.append(0)
         found = self._codes(np.array(flat, np.intp), table)
-        place = 0
+        labels, start = [], 0
         for rows in captions:
-            yield found[place : place + len(rows)]
-            place += len(rows) + FIRST_REACH
+            labels.append(found[start : start + len(rows)])
+            start += len(rows) + FIRST_REACH
+        return labels
 
     def _codes(self, rows: npt.NDArray[np.intp], table: WordTable[Any]) -> str:
         """[N] -> the labels of places 3 to N - 3; edges get one too, which nobody reads."""
         weights = self.weights
         first = table.first_sums(rows)
-        _activate(first, weights.first_bias, weights.first_step)
-        first *= (rows > 0)[FIRST_REACH:-FIRST_REACH, None]
-        second = np.ascontiguousarray(_windows(first, SECOND_REACH)) @ self._second
-        _activate(second, weights.second_bias, weights.second_step)
+        _activate(first, weights.first_step)
+        size = len(first) - 2 * SECOND_REACH
+        second = first[:size] @ self._second[0]
+        for place in range(1, 2 * SECOND_REACH + 1):
+            second += first[place : place + size] @ self._second[place]
+        second += weights.second_bias
+        _activate(second, weights.second_step)
         hidden = first.shape[1]
         scores = first[SECOND_REACH:-SECOND_REACH] @ self._last[:hidden]
         scores += second @ self._last[hidden:]
@@ -277,16 +328,8 @@ def default_tagger() -> Tagger:
 _LETTERS = np.frombuffer(LABELS.encode(), np.uint8)
 
 
-def _windows(rows: Floats, reach: int) -> Floats:
-    """Each row beside its neighbours: [N, D] -> [N - 2 * reach, (2 * reach + 1) * D], without a copy."""
-    size, step = rows.strides[0], rows.strides[1]
-    shape = (len(rows) - 2 * reach, (2 * reach + 1) * rows.shape[1])
-    return np.lib.stride_tricks.as_strided(rows, shape, (size, step), writeable=False)
-
-
-def _activate(sums: Floats, bias: Floats, step: float) -> None:
+def _activate(sums: Floats, step: float) -> None:
     """Sums to activations, whole numbers from 0 to 255, in place."""
-    sums += bias
     sums *= np.float32(step)
     np.rint(sums, out=sums)
     np.clip(sums, 0.0, 255.0, out=sums)

@@ -97,6 +97,14 @@ class TextEncoder:
         rows = [self._text(text) for text in texts]
         return np.stack(rows) if rows else np.zeros((0, self.width), np.float32)
 
+    def name(self, name: str) -> Floats:
+        """The unit vector [L] of a tag's name, which is a text like any other. Raises as calling does."""
+        vector: Floats = self([name])[0]
+        return vector
+
+    def rest(self) -> None:
+        """Nothing: a table of words is small."""
+
     def knows(self, text: str) -> bool:
         """Whether at least one word of the text stands in the table; if not, its vector is a guess from spelling."""
         return any(self._number(word) is not None for word in words_of(text))

@@ -153,13 +153,20 @@ class Embeddings(nn.Module):
 
     def forward(self, ids: Tensor, *, past: int = 0) -> Tensor:
         """``past``: how many pieces stand before these. Raises ModelError where the text grows too long."""
+        return self.at(ids, self.places(ids, past))
+
+    def places(self, ids: Tensor, past: int) -> Tensor:
+        """[L], the positions of pieces [B, L] after ``past`` others. Raises ModelError beyond the last."""
         end = past + ids.shape[1]
         if end > self.positions.num_embeddings:
             raise ModelError(
                 f"a text of {end} pieces: this model has {self.positions.num_embeddings} positions; shorten it"
             )
-        where = torch.arange(past, end, device=ids.device)
-        y: Tensor = self.drop(self.norm(self.words(ids) + self.positions(where)))
+        return torch.arange(past, end, device=ids.device)
+
+    def at(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Pieces [B, L] at positions [L]."""
+        y: Tensor = self.drop(self.norm(self.words(ids) + self.positions(places)))
         return y
 
 
@@ -220,8 +227,27 @@ class Bert(nn.Module):
             [B, L, D], the same as the whole text gives at these positions; and the past with these pieces added.
         """
         before = len(past[0]) if past else 0
-        x = self.embeddings(ids, past=before)
+        places = self.embeddings.places(ids, before)
         mask = causal(ids.shape[1], past=before, device=ids.device)
+        return self.go_on_at(ids, places, mask, memory, past, memory_mask=memory_mask)
+
+    def go_on_at(
+        self,
+        ids: Tensor,
+        places: Tensor,
+        mask: Tensor,
+        memory: list[KeysValues],
+        past: list[KeysValues],
+        *,
+        memory_mask: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """`go_on` told what else follows from the lengths, so that no length is part of what an exporter records.
+
+        Args:
+            places: [L], positions of the pieces.
+            mask: added to self-attention's scores [1, 1, L, past + L].
+        """
+        x = self.embeddings.at(ids, places)
         kept = []
         for number, layer in enumerate(self._layers()):
             own = layer.self_attention.look_up(x)

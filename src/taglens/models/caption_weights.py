@@ -65,15 +65,31 @@ def is_captioner_key(key: str) -> bool:
     return key.startswith((ENCODER, DECODER))
 
 
-def captioner_config(state: Mapping[str, Tensor], *, heads: int = 12, **others: Any) -> CaptionerConfig:
+def accounted(state: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """The captioner's keys in a published state dict: those that are taken, those that repeat others' numbers."""
+    keys = [key for key in state if is_captioner_key(key) and key not in _BUFFERS]
+    return [key for key in keys if key not in _TWICE], [key for key in keys if key in _TWICE]
+
+
+def captioner_config(
+    state: Mapping[str, Tensor], *, heads: int = 12, pieces: int | None = None, **others: Any
+) -> CaptionerConfig:
     """Sizes read off published tensors; what shapes do not tell, ``heads`` and special pieces, is given.
 
     [DEC] and [ENC] are the last two pieces unless given otherwise.
 
+    Args:
+        pieces: how many the caller can name.
+
     Raises:
-        ModelError: tensors that tell sizes are missing, or the sizes are nonsense.
+        ModelError: tensors that tell sizes are missing, the sizes are nonsense, or there are not ``pieces`` pieces.
     """
     words = _tensor(state, "text_decoder.bert.embeddings.word_embeddings.weight")
+    if pieces is not None and pieces != words.shape[0]:
+        raise ModelError(
+            f"the captioner writes with {words.shape[0]:,} word pieces and {pieces:,} were given ([DEC] and [ENC] "
+            "included); give the vocab.txt that the model was trained with"
+        )
     depth = {
         int(found[1]) for key in state if (found := re.match(r"tag_encoder\.encoder\.layer\.(\d+)\.", key))
     }

@@ -21,6 +21,9 @@ from torch.nn import functional as F
 from taglens.errors import ModelError
 from taglens.models.bert import Bert, BertConfig, KeysValues, causal, visible
 
+# Parts of a layer that an alignment decoder's has, too.
+SHARED_PARTS = ("attention", "norm1", "ffn", "norm2")
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionerConfig:
@@ -109,6 +112,17 @@ class CaptionerConfig:
             raise ModelError(f"the captioner's configuration is unknown to this release: {error}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class SpecialPieces:
+    """How many pieces a tokenizer has, and which of them are [PAD], [SEP], [DEC] and [ENC]."""
+
+    count: int
+    pad: int
+    end: int
+    start: int
+    tags: int
+
+
 class WordHead(nn.Module):
     """Decoder output [B, L, D] to a logit per piece [B, L, V]; its weight is the word embeddings' own."""
 
@@ -155,7 +169,7 @@ class Captioner(nn.Module):
         Heads stay each module's own: the published models read the same weights with 12 heads here and with 4 there.
 
         Args:
-            layers: the alignment decoder's, with parts ``attention``, ``norm1``, ``ffn`` and ``norm2``.
+            layers: the alignment decoder's, with the parts `SHARED_PARTS`.
 
         Raises:
             ModelError: too few layers, or tensors of another shape.
@@ -166,8 +180,17 @@ class Captioner(nn.Module):
             )
         for number in range(self.config.shared_layers):
             mine, theirs = self.encoder.layers[number], layers[number]
-            for part in ("attention", "norm1", "ffn", "norm2"):
+            for part in SHARED_PARTS:
                 _share(mine.get_submodule(part), theirs.get_submodule(part), name=f"layers.{number}.{part}")
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The state dict without what `share_layers` takes from an alignment decoder."""
+        shared = tuple(
+            f"encoder.layers.{number}.{part}."
+            for number in range(self.config.shared_layers)
+            for part in SHARED_PARTS
+        )
+        return {key: value for key, value in self.state_dict().items() if not key.startswith(shared)}
 
     def encode(self, ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
         """The image-tag interaction encoder: tag pieces [B, M], their mask, image tokens [B, N, C] to [B, M, D]."""

@@ -1,4 +1,5 @@
-"""A model folder for torch: config.json, model.safetensors, vocabulary.jsonl. Strict both ways.
+"""A model folder for torch: config.json, model.safetensors, vocabulary.jsonl; with a captioner, captioner.safetensors
+and its word pieces, vocab.txt, too. Strict both ways.
 
 Knows files and shapes; knows nothing of training state (`taglens.training.loop`) or exported bundles
 (`taglens.inference.bundle`).
@@ -6,23 +7,28 @@ Knows files and shapes; knows nothing of training state (`taglens.training.loop`
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from taglens.errors import ModelError
 from taglens.images import PIXELS
+from taglens.models.captioner import Captioner, CaptionerConfig
 from taglens.models.configs import RecognizerConfig
 from taglens.models.recognizer import Recognizer, empty_recognizer
+from taglens.staging import staged
 from taglens.vocabulary import Vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.jsonl"
+CAPTIONER, PIECES = "captioner.safetensors", "vocab.txt"
 FORMAT_VERSION = 1
 
 
@@ -33,22 +39,26 @@ def save_pretrained(
     *,
     name: str,
     about: Mapping[str, Any] | None = None,
+    captioner: Captioner | None = None,
+    pieces: bytes | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write the folder; the configuration goes last, so that a folder with one is complete.
+    """Write the folder, whole or not at all: the configuration goes last, so that a folder with one is complete.
 
     Args:
         about: further fields of the configuration.
+        captioner: what writes captions; layers that it shares with the model are stored once, with the model.
+        pieces: content of the file of word pieces that it writes with.
+        beside: writes further files into the folder that it is given.
     """
+    if (captioner is None) != (pieces is None):
+        raise ModelError("a captioner and its word pieces are saved together")
     folder = Path(folder)
     if len(vocabulary) != model.config.tags:
         raise ModelError(f"the model has {model.config.tags} tags and {vocabulary.ref} has {len(vocabulary)}")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).unlink(missing_ok=True)
-    vocabulary.save(folder / VOCABULARY)
-    state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    beside = folder / (WEIGHTS + ".part")
-    save_file(state, beside)
-    beside.replace(folder / WEIGHTS)
+    if captioner is not None and pieces is not None:
+        words = hashlib.sha256(pieces).hexdigest()
+        about = {**(about or {}), "captioner": captioner.config.to_dict(), "pieces_sha256": words}
     row = {
         "taglens_model": FORMAT_VERSION,
         "name": name,
@@ -57,9 +67,22 @@ def save_pretrained(
         "pixels": PIXELS,
         **(about or {}),
     }
-    beside = folder / (CONFIG + ".part")
-    beside.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
-    beside.replace(folder / CONFIG)
+    with staged(folder, last=CONFIG) as stage:
+        vocabulary.save(stage / VOCABULARY)
+        _save(model.state_dict(), stage / WEIGHTS)
+        if captioner is not None and pieces is not None:
+            _save(captioner.own_state(), stage / CAPTIONER)
+            (stage / PIECES).write_bytes(pieces)
+        if beside is not None:
+            beside(stage)
+        (stage / CONFIG).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
+
+
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -70,6 +93,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is no model folder: {CONFIG} is missing") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot read {folder / CONFIG}: {error}") from None
+    if isinstance(row, dict) and "taglens_bundle" in row:
+        raise ModelError(
+            f"{folder} is a bundle, exported already; expected the model folder it was made from"
+        )
     if not isinstance(row, dict) or row.get("taglens_model") != FORMAT_VERSION:
         raise ModelError(f"{folder / CONFIG} is not a taglens model configuration of format {FORMAT_VERSION}")
     for key in ("name", "vocabulary", "recognizer"):
@@ -91,23 +118,30 @@ def reads_text(folder: str | os.PathLike[str]) -> bool:
     )
 
 
+def writes_captions(folder: str | os.PathLike[str]) -> bool:
+    """Whether a captioner stands beside the weights."""
+    return read_config(Path(folder)).get("captioner") is not None
+
+
 def _vocabulary(folder: Path, row: dict[str, Any]) -> Vocabulary:
     vocabulary = Vocabulary.load(folder / VOCABULARY)
     vocabulary.require(str(row["vocabulary"]), what=f"the model in {folder}")
     return vocabulary
 
 
-def _weights(folder: Path) -> dict[str, Tensor]:
+def _weights(folder: Path, file: str = WEIGHTS) -> dict[str, Tensor]:
     try:
-        state = load_file(folder / WEIGHTS)
+        state = load_file(folder / file)
     except FileNotFoundError:
-        raise ModelError(f"{folder} is no model folder: {WEIGHTS} is missing") from None
-    except Exception as error:  # noqa: BLE001 - safetensors' own error class is not public in every release
-        raise ModelError(f"{folder / WEIGHTS} is damaged: {error}") from None
+        raise ModelError(f"{folder} is no model folder: {file} is missing") from None
+    except Exception as error:  # noqa: BLE001 - whoever maps the file raises a class of its own
+        if "allocate memory" in str(error):
+            raise MemoryError(str(error)) from None
+        raise ModelError(f"{folder / file} is damaged: {error}") from None
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ModelError(
-                f"{folder / WEIGHTS}: {key} holds values that are not finite; train or copy it again"
+                f"{folder / file}: {key} holds values that are not finite; train or copy it again"
             )
     return state
 
@@ -132,6 +166,49 @@ def from_pretrained(folder: str | os.PathLike[str]) -> tuple[Recognizer, Vocabul
     except RuntimeError as error:
         raise ModelError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from None
     return model.eval(), vocabulary, str(row["name"])
+
+
+def captioner_from_pretrained(folder: str | os.PathLike[str], model: Recognizer) -> Captioner | None:
+    """The captioner in the folder, in eval mode, sharing what it shares with ``model``; None where there is none.
+
+    Args:
+        model: the folder's own, as `from_pretrained` gives it.
+
+    Raises:
+        ModelError: a file is missing, damaged or not finite, a tensor's name or shape does not fit, or the word
+            pieces are not those it was saved with.
+    """
+    folder = Path(folder)
+    row = read_config(folder)
+    if row.get("captioner") is None:
+        return None
+    _require_words(folder / PIECES, row.get("pieces_sha256"))
+    config = CaptionerConfig.from_dict(row["captioner"])
+    with torch.device("meta"):
+        captioner = Captioner(config)
+    captioner.share_layers(list(model.decoder.layers))
+    wanted = {key: tuple(value.shape) for key, value in captioner.own_state().items()}
+    state = _weights(folder, CAPTIONER)
+    found = {key: tuple(value.shape) for key, value in state.items()}
+    if wanted != found:
+        unlike = sorted(dict(wanted.items() ^ found.items()))
+        raise ModelError(
+            f"{folder / CAPTIONER} does not fit {CONFIG}: {unlike[0]} and {len(unlike) - 1} more"
+        )
+    captioner.load_state_dict({key: value.float() for key, value in state.items()}, strict=False, assign=True)
+    return captioner.eval()
+
+
+def _require_words(path: Path, wanted: str | None) -> None:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}; convert or copy the model again") from None
+    if wanted is not None and found != wanted:
+        raise ModelError(
+            f"{path} is not the file of word pieces that the captioner was saved with; put that one there, or "
+            "convert the model again"
+        )
 
 
 # What belongs to one vocabulary and cannot go to a model of another.

@@ -14,6 +14,8 @@ from taglens.errors import ModelError
 # so that training and inference cannot disagree about them.
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
+# Sides in tokens beyond which attention, which pairs all tokens, would not fit any machine; 1,024 and 2,048 px.
+LARGEST_WINDOW, LARGEST_GRID = 32, 128
 
 
 def _positive(owner: str, **values: int) -> None:
@@ -96,6 +98,8 @@ class SwinConfig:
             raise ModelError(f"SwinConfig: {len(self.heads)} heads for {len(self.depths)} depths")
         _positive("SwinConfig", width=self.width, window=self.window, patch=self.patch)
         _positive("SwinConfig", depth=min(self.depths), heads=min(self.heads))
+        if self.window > LARGEST_WINDOW:
+            raise ModelError(f"SwinConfig.window must be at most {LARGEST_WINDOW}, found {self.window}")
         for stage, heads in enumerate(self.heads):
             if (self.width << stage) % heads:
                 raise ModelError(
@@ -119,6 +123,7 @@ class ViTConfig:
     Attributes:
         patch: px.
         grid: side of the table of positions, in patches; other grids read it by interpolation.
+        layer_norm_eps: added to variances; published models have 1e-6.
     """
 
     width: int = 192
@@ -126,10 +131,15 @@ class ViTConfig:
     heads: int = 3
     patch: int = 16
     grid: int = 8
+    layer_norm_eps: float = 1e-5
 
     def __post_init__(self) -> None:
         _positive("ViTConfig", width=self.width, depth=self.depth, heads=self.heads)
         _positive("ViTConfig", patch=self.patch, grid=self.grid)
+        if self.grid > LARGEST_GRID:
+            raise ModelError(f"ViTConfig.grid must be at most {LARGEST_GRID}, found {self.grid}")
+        if not self.layer_norm_eps > 0:
+            raise ModelError(f"ViTConfig.layer_norm_eps must be above 0, found {self.layer_norm_eps}")
         if self.width % self.heads:
             raise ModelError(f"ViTConfig: width {self.width} is not a multiple of {self.heads} heads")
 
@@ -153,7 +163,7 @@ _ENCODERS: dict[str, type[ConvNetConfig] | type[HybridConfig] | type[SwinConfig]
 # The published encoders (PAPERS.md 1.4); at 224 px Swin's windows are 7 wide.
 SWIN_B = SwinConfig(width=128, depths=(2, 2, 18, 2), heads=(4, 8, 16, 32), window=12)
 SWIN_L = SwinConfig(width=192, depths=(2, 2, 18, 2), heads=(6, 12, 24, 48), window=12)
-VIT_B = ViTConfig(width=768, depth=12, heads=12, patch=16, grid=24)
+VIT_B = ViTConfig(width=768, depth=12, heads=12, patch=16, grid=24, layer_norm_eps=1e-6)
 
 
 @dataclass(frozen=True, slots=True)

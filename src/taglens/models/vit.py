@@ -1,6 +1,8 @@
 """A plain vision transformer, the other encoder of Tag2Text (PAPERS.md 1.4): patches, a class token, positions.
 
-Token 0 is the class token. Positions are learned for one grid and read by interpolation on any other.
+Token 0 is the class token after the final norm, as in the published models; Swin's is a mean of the others, and no
+such mean is taken here. It carries its own position; those of patches are learned for one grid and read by
+interpolation on any other.
 Shapes: B images, S side, C width, N tokens, g side of the grid of patches.
 """
 
@@ -8,12 +10,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from taglens.errors import ModelError
 from taglens.models.configs import ViTConfig
 from taglens.models.convnet import PixelNorm
 from taglens.models.hybrid import SelfAttentionBlock
+from taglens.models.resampling import resized_positions
 
 
 class ViT(nn.Module):
@@ -30,16 +32,14 @@ class ViT(nn.Module):
             *[SelfAttentionBlock(config.width, config.heads) for _ in range(config.depth)]
         )
         self.norm = nn.LayerNorm(config.width)
+        # The blocks are shared with an encoder that has another.
+        for part in self.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.eps = config.layer_norm_eps
 
     def places(self, grid: int) -> Tensor:
         """Positions [g * g, C] on a grid of this side."""
-        table: Tensor = self.positions
-        if grid != self.config.grid:
-            spread = F.interpolate(
-                table.permute(2, 0, 1)[None], size=(grid, grid), mode="bicubic", align_corners=False
-            )
-            table = spread[0].permute(1, 2, 0)
-        return table.flatten(0, 1)
+        return resized_positions(self.positions, grid).flatten(0, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raises ModelError for a side that does not divide into patches."""
