@@ -181,13 +181,13 @@ def _with_thresholds(vocabulary: Vocabulary, thresholds: Path | None) -> Vocabul
 def _report(
     converted: Converted, vocabulary: Vocabulary, out: Path, notes: tuple[str, ...], *, as_json: bool
 ) -> None:
-    from taglens.inference.bundle import checksum
-    from taglens.models.checkpoint import WEIGHTS, read_config
+    from taglens.inference.bundle import trained_ref
+    from taglens.models.checkpoint import read_config
     from taglens.models.convert import CAPTIONER
 
     config = converted.config
     written = read_config(out)
-    ref = f"{written['name']}@{checksum(out / WEIGHTS)[:12]}"
+    ref = trained_ref(out, str(written["name"]))
     writes, reads = converted.captioner is not None, bool(written["reads_text"])
     values = sum(value.numel() for value in converted.state.values())
     if converted.captioner is not None:

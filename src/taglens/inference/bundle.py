@@ -245,6 +245,14 @@ def is_trained(folder: Path) -> bool:
     return isinstance(row, dict) and "taglens_model" in row
 
 
+def trained_ref(folder: Path, name: str) -> str:
+    """``name@fingerprint`` of a model folder for torch: of its weights, and of a captioner's where it has one."""
+    from taglens.models.checkpoint import CAPTIONER, WEIGHTS, writes_captions
+
+    files = [WEIGHTS, *([CAPTIONER] if writes_captions(folder) else [])]
+    return f"{name}@{_fingerprint([checksum(folder / file) for file in files])}"
+
+
 def locate(name_or_folder: str | os.PathLike[str]) -> Path:
     """The folder of a model: a shipped model's by name, else the folder itself."""
     if os.fspath(name_or_folder) == STARTER:

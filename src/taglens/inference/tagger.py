@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import copy
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, partial
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from taglens import images
-from taglens.errors import ImageError, UsageError, VocabularyError
-from taglens.inference.bundle import Bundle, checksum, is_trained, locate
+from taglens.errors import UsageError, VocabularyError
+from taglens.inference.bundle import Bundle, is_trained, locate, trained_ref
 from taglens.inference.captioning import CaptionWriter, Guided, Search, bundled_writer, trained_writer
 from taglens.inference.engines import (
     Engine,
@@ -35,29 +32,13 @@ from taglens.inference.engines import (
     finite,
     require_torch,
 )
-from taglens.inference.sources import Source
+from taglens.inference.pictures import Picture, Ready, read_ahead
 from taglens.inference.typed import Labels, OpenVocabulary, Texts
 from taglens.results import Captioned, Failure, Prediction, Tag
 from taglens.vocabulary import DEFAULT_THRESHOLD, Entry, Vocabulary
 
-if TYPE_CHECKING:
-    import PIL.Image
-
 Array = npt.NDArray[np.float32]
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image | npt.NDArray[Any] | Source"
 ENGINES = ("auto", "onnx", "torch")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ready:
-    """A picture on its way to the engine: prepared pixels [3, S, S], or why there are none."""
-
-    source: Source
-    pixels: Array | None = None
-    width: int | None = None
-    height: int | None = None
-    notes: tuple[str, ...] = ()
-    error: ImageError | None = None
 
 
 class Tagger:
@@ -153,10 +134,9 @@ class Tagger:
     @classmethod
     def _from_trained(cls, folder: Path, *, device: str) -> Tagger:
         require_torch("the torch engine")
-        from taglens.models.checkpoint import WEIGHTS, from_pretrained, reads_text, writes_captions
+        from taglens.models.checkpoint import from_pretrained, reads_text, writes_captions
 
         model, vocabulary, name = from_pretrained(folder)
-        ref = f"{name}@{checksum(folder / WEIGHTS)[:12]}"
         engine = TorchEngine(model, device=device)
         typed = None
         if reads_text(folder):
@@ -164,7 +144,12 @@ class Tagger:
             typed = OpenVocabulary(lambda: engine.ask, load, DEFAULT_THRESHOLD)
         writer = partial(trained_writer, folder, model, device=device) if writes_captions(folder) else None
         return cls(
-            engine, vocabulary, ref=ref, side=model.config.side, open_vocabulary=typed, load_writer=writer
+            engine,
+            vocabulary,
+            ref=trained_ref(folder, name),
+            side=model.config.side,
+            open_vocabulary=typed,
+            load_writer=writer,
         )
 
     # -- other vocabularies ----------------------------------------------------------------------
@@ -273,7 +258,7 @@ class Tagger:
         """
         select = self._select(threshold, top, language)
         guided = self._guided(None, threshold=threshold, search=Search()) if caption else None
-        batches = self._batches(_pictures(sources), *_limits(batch_size, max_pixels))
+        batches = self._batches(sources, batch_size=batch_size, max_pixels=max_pixels)
         return (row for group, output in batches for row in self._predictions(group, output, select, guided))
 
     @property
@@ -318,7 +303,7 @@ class Tagger:
         guided = self._guided(tags, threshold=threshold, search=search, recognise=tags is None or add_tags)
         if add_tags and not guided.given:
             raise UsageError("add_tags says what to do with tags, and there are none")
-        batches = self._batches(_pictures(sources), *_limits(batch_size, max_pixels))
+        batches = self._batches(sources, batch_size=batch_size, max_pixels=max_pixels)
         return (row for group, output in batches for row in self._captioned(group, output, guided))
 
     def _guided(
@@ -342,7 +327,7 @@ class Tagger:
             )
         return self._load_writer()
 
-    def _captioned(self, group: list[_Ready], output: Output | None, guided: Guided) -> Iterator[Captioned]:
+    def _captioned(self, group: list[Ready], output: Output | None, guided: Guided) -> Iterator[Captioned]:
         found = iter(() if output is None else guided(output.tokens, self._chosen(output)))
         for ready in group:
             written = None if ready.error is not None else next(found)
@@ -399,26 +384,27 @@ class Tagger:
         self, sources: Picture | Iterable[Picture], *, batch_size: int = 16
     ) -> Iterator[tuple[Path, Array | None]]:
         """Every tag's score [T] per picture, with its path; None where the picture could not be read."""
-        batches = self._batches(_pictures(sources), *_limits(batch_size, images.DEFAULT_MAX_PIXELS))
+        batches = self._batches(sources, batch_size=batch_size)
         return (row for group, output in batches for row in self._scored(group, output))
 
-    def _scored(self, group: list[_Ready], output: Output | None) -> Iterator[tuple[Path, Array | None]]:
+    def _scored(self, group: list[Ready], output: Output | None) -> Iterator[tuple[Path, Array | None]]:
         rows = iter(() if output is None else self._chosen(output))
         for ready in group:
             yield ready.source.path, None if ready.error is not None else next(rows)
 
     def _predictions(
         self,
-        group: list[_Ready],
+        group: list[Ready],
         output: Output | None,
         select: Callable[[Array], tuple[Tag, ...]],
         guided: Guided | None,
     ) -> Iterator[Prediction]:
         scores = () if output is None else self._chosen(output)
         tags = map(select, scores)
-        written = iter(() if guided is None or output is None else guided(output.tokens, scores))
+        found = iter(() if guided is None or output is None else guided(output.tokens, scores))
         for ready in group:
             well = ready.error is None
+            written = next(found) if well and guided is not None else None
             yield Prediction(
                 source=ready.source.shown,
                 source_bytes=ready.source.source_bytes,
@@ -427,39 +413,22 @@ class Tagger:
                 tags=next(tags) if well else None,
                 model=self.ref,
                 vocabulary=self.vocabulary.ref,
-                caption=next(written).captions[0].text if well and guided is not None else None,
-                notes=ready.notes,
+                caption=None if written is None else written.captions[0].text,
+                notes=ready.notes if written is None else (*ready.notes, *written.notes),
                 error=None if ready.error is None else Failure.of(ready.error),
             )
 
     def _batches(
-        self, pictures: Iterator[Picture], batch_size: int, max_pixels: int
-    ) -> Iterator[tuple[list[_Ready], Output | None]]:
+        self, sources: Any, *, batch_size: int, max_pixels: int = images.DEFAULT_MAX_PIXELS
+    ) -> Iterator[tuple[list[Ready], Output | None]]:
         """Groups of pictures with what the engine says of those that could be read; None where none could."""
-        workers = min(8, os.cpu_count() or 1)
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="taglens-decode")
-        ahead: deque[Future[_Ready]] = deque()
-        try:
-            while True:
-                # One batch in the engine, one being decoded: memory stays bounded by two batches.
-                for picture in islice(pictures, 2 * batch_size - len(ahead)):
-                    ahead.append(pool.submit(self._read, picture, max_pixels))
-                if not ahead:
-                    return
-                group = [ahead.popleft().result() for _ in range(min(batch_size, len(ahead)))]
-                pixels = [ready.pixels for ready in group if ready.pixels is not None]
-                yield group, self.look(np.stack(pixels)) if pixels else None
-        finally:
-            pool.shutdown(cancel_futures=True)
+        groups = read_ahead(sources, batch_size=batch_size, side=self.side, max_pixels=max_pixels)
 
-    def _read(self, picture: Picture, max_pixels: int) -> _Ready:
-        source, content = _named(picture)
-        try:
-            loaded = images.load(content, max_pixels=max_pixels, at_least=self.side)
-        except ImageError as error:
-            return _Ready(source, error=error)
-        pixels = images.prepare(loaded.pixels, self.side)
-        return _Ready(source, pixels, loaded.width, loaded.height, loaded.notes)
+        def look(group: list[Ready]) -> tuple[list[Ready], Output | None]:
+            pixels = [ready.pixels for ready in group if ready.pixels is not None]
+            return group, self.look(np.stack(pixels)) if pixels else None
+
+        return map(look, groups)
 
     def _chosen(self, output: Output) -> Array:
         """Scores [B, T] of the vocabulary's tags, typed ones among them."""
@@ -494,45 +463,3 @@ def _top(top: int | None) -> int | None:
     if top is not None and top < 0:
         raise UsageError(f"top {top} is below 0; 0 means no limit")
     return top
-
-
-def _limits(batch_size: int, max_pixels: int) -> tuple[int, int]:
-    """The two unchanged. Raises UsageError for one below 1."""
-    if batch_size < 1:
-        raise UsageError(f"batch size {batch_size} is below 1")
-    if max_pixels < 1:
-        raise UsageError(f"max_pixels {max_pixels} is below 1")
-    return batch_size, max_pixels
-
-
-def _pictures(sources: Any) -> Iterator[Picture]:
-    """One picture or many, one after another. Raises UsageError for what is neither."""
-    if _is_one(sources):
-        return iter([sources])
-    try:
-        return iter(sources)
-    except TypeError:
-        raise UsageError(
-            f"expected a picture or an iterable of pictures, came {type(sources).__name__}"
-        ) from None
-
-
-def _is_one(sources: Any) -> bool:
-    """Whether this is a single picture: a name, bytes, a Source, an array of pixels, or a Pillow image."""
-    if isinstance(sources, str | os.PathLike | bytes | bytearray | Source | np.ndarray):
-        return True
-    return hasattr(sources, "getbands") and hasattr(sources, "size")
-
-
-def _named(picture: Picture) -> tuple[Source, Any]:
-    """A picture's name for its row, and what `images.load` is to read."""
-    if isinstance(picture, Source):
-        return picture, picture.path
-    if isinstance(picture, str | os.PathLike):
-        source = Source.of(picture)
-        return source, source.path
-    if isinstance(picture, bytes | bytearray):
-        return Source.of("<bytes>"), bytes(picture)
-    if isinstance(picture, np.ndarray):
-        return Source.of("<array>"), picture
-    return Source.of(getattr(picture, "filename", "") or "<image>"), picture
