@@ -21,6 +21,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taglens.cli.console import OK, SOME_FAILED, TOO_MANY_FAILED, ProgressLine, fail, is_terminal, say
+from taglens.cli.options import (
+    AddTags,
+    BatchSize,
+    Caption,
+    Device,
+    Engine,
+    Language,
+    MaxPixels,
+    Model,
+    Quiet,
+    Tags,
+    Threshold,
+    Top,
+    VocabularyFile,
+)
 from taglens.cli.rows import SKIPPED_WORDS
 from taglens.cli.tag import TagOptions, load_tagger, split_tags
 from taglens.errors import TaglensError, UsageError
@@ -32,36 +47,11 @@ if TYPE_CHECKING:
     from taglens.collection.store import Store
     from taglens.inference.tagger import Tagger
 
-Model = Annotated[str, typer.Option("--model", help="A model's name, or its folder.")]
-Tags = Annotated[
-    str | None,
-    typer.Option("--tags", metavar='"A,B"', help="Choose among these tags only; any words, also new ones."),
-]
-AddTags = Annotated[
-    bool, typer.Option("--add-tags", help="--tags join the vocabulary instead of replacing it.")
-]
-VocabularyFile = Annotated[
-    Path | None, typer.Option("--vocabulary", help="A vocabulary file to choose tags and thresholds from.")
-]
-Language = Annotated[
-    str | None, typer.Option("--language", metavar="CODE", help="Tags by their names in it, such as zh.")
-]
-Threshold = Annotated[
-    float | None,
-    typer.Option("--threshold", help="Lowest score, 0 to 1, for every tag.", show_default="each tag's own"),
-]
-Top = Annotated[
-    int | None, typer.Option("--top", help="At most this many tags; 0: no limit.", show_default="no limit")
-]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-Engine = Annotated[str, typer.Option("--engine", help="auto, onnx or torch.")]
 Log = Annotated[
     Path | None,
     typer.Option("--log", metavar="FILE", help="Append what happens, as JSON Lines with times."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the totals as one object at the end.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")]
-
 RAY = "ray"
 _PART = re.compile(r"(\d+)/(\d+)")
 
@@ -83,9 +73,7 @@ def run(
     language: Language = None,
     threshold: Threshold = None,
     top: Top = None,
-    caption: Annotated[
-        bool, typer.Option("--caption", help="Also a sentence, from a model that writes captions.")
-    ] = False,
+    caption: Caption = False,
     features: Annotated[
         bool,
         typer.Option("--features", help="Keep what the model saw, so that 'taglens retag' reads no picture."),
@@ -95,7 +83,7 @@ def run(
         typer.Option("--column", help="Of a list: where the pictures stand.", show_default="found by name"),
     ] = None,
     shard_size: Annotated[int, typer.Option("--shard-size", help="Pictures a shard.")] = 1000,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Pictures per step.")] = 16,
+    batch_size: BatchSize = 16,
     workers: Annotated[
         int,
         typer.Option("--workers", help="Processes that decode; 0: threads of this one. On Ray: actors."),
@@ -109,10 +97,7 @@ def run(
     engine: Annotated[
         str, typer.Option("--engine", help="auto, onnx or torch; ray: shards made by actors on Ray.")
     ] = "auto",
-    max_pixels: Annotated[
-        int | None,
-        typer.Option("--max-pixels", help="Refuse larger pictures.", show_default="178 million"),
-    ] = None,
+    max_pixels: MaxPixels = None,
     max_failures: Annotated[
         int | None, typer.Option("--max-failures", help="Stop, with status 3, when more pictures failed.")
     ] = None,

@@ -17,6 +17,23 @@ import typer
 
 from taglens.cli.console import say
 from taglens.cli.listing import MOST_TAGS, Listing
+from taglens.cli.options import (
+    AddTags,
+    AsRows,
+    BatchSize,
+    Caption,
+    Device,
+    Engine,
+    Language,
+    MaxPixels,
+    Model,
+    Quiet,
+    Sources,
+    Tags,
+    Threshold,
+    Top,
+    VocabularyFile,
+)
 from taglens.cli.rows import Tally, conclude, deliver, rows, show_json, watched
 from taglens.errors import UsageError
 from taglens.inference.sources import Found, Source, Unopened, expand
@@ -220,56 +237,25 @@ def card(tagger: Tagger) -> str:
 
 
 def run(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE", help="Pictures, folders (recursive) and patterns ('*.jpg')."),
-    ],
+    sources: Sources,
     *,
-    model: Annotated[str, typer.Option("--model", help="A model's name, or its folder.")] = "starter",
-    tags: Annotated[
-        str | None,
-        typer.Option(
-            "--tags", metavar='"A,B"', help="Choose among these tags only; any words, also new ones."
-        ),
-    ] = None,
-    add_tags: Annotated[
-        bool, typer.Option("--add-tags", help="--tags join the vocabulary instead of replacing it.")
-    ] = False,
-    vocabulary: Annotated[
-        Path | None,
-        typer.Option("--vocabulary", help="A vocabulary file to choose tags and thresholds from."),
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option("--language", metavar="CODE", help="Tags by their names in it, such as zh; --tags too."),
-    ] = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", help="Lowest score, 0 to 1, for every tag.", show_default="each tag's own"
-        ),
-    ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option("--top", help="At most this many tags; 0: no limit.", show_default="no limit"),
-    ] = None,
-    caption: Annotated[
-        bool, typer.Option("--caption", help="Also a sentence, from a model that writes captions.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Pictures per step.")] = 16,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    engine: Annotated[str, typer.Option("--engine", help="auto, onnx or torch.")] = "auto",
-    max_pixels: Annotated[
-        int | None,
-        typer.Option("--max-pixels", help="Refuse larger pictures.", show_default="178 million"),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="JSON Lines on standard output, nothing else there.")
-    ] = False,
+    model: Model = "starter",
+    tags: Tags = None,
+    add_tags: AddTags = False,
+    vocabulary: VocabularyFile = None,
+    language: Language = None,
+    threshold: Threshold = None,
+    top: Top = None,
+    caption: Caption = False,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    max_pixels: MaxPixels = None,
+    json: AsRows = False,
     page: Annotated[
         Path | None, typer.Option("--page", metavar="FILE", help="Also write a self-contained HTML page.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    quiet: Quiet = False,
 ) -> int:
     """Say what is in pictures: one row each, in the order given.
 
