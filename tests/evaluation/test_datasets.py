@@ -81,6 +81,21 @@ def test_captions(tmp_path: Path) -> None:
     (only,) = read_captions(file)
     assert only.captions == ("A dog .", "a dog runs")
     assert (only.path, only.image, only.split) == (tmp_path / "a.jpg", "a.jpg", "val")
+    assert (only.labels, only.kinds) == (None, None)
+
+
+def test_captions_may_have_labels_too(tmp_path: Path) -> None:
+    row = {"image": "a.jpg", "captions": ["x"], "labels": ["dog", "run"], "kind": ["object", "action"]}
+    file = write(
+        tmp_path / "captions.jsonl", row, {**row, "labels": None}, {**row, "labels": [], "kind": None}
+    )
+    assert [(image.labels, image.kinds) for image in read_captions(file)] == [
+        (("dog", "run"), ("object", "action")),
+        (None, None),
+        ((), ()),
+    ]
+    with pytest.raises(DataError, match="2 labels and 1 kinds"):
+        read_captions(write(file, {**row, "kind": ["object"]}))
 
 
 def test_odd_but_honest_bytes(tmp_path: Path) -> None:

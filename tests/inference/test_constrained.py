@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from taglens.errors import ModelError, UsageError
 from taglens.inference.constrained import MOST_DEMANDS, Answer, Demand, Joints, constrained_search
+from taglens.inference.constrained import _Place as Place
+from taglens.inference.constrained import _Wishes as Wishes
 from taglens.inference.generation import Beams, Bounds, Ids, beam_search
 
 END = 0
@@ -325,6 +327,85 @@ def test_more_room_and_more_beams_do_not_lose_demands() -> None:
             )
             said.append(3 - len(found.unmet))
         assert min(said) >= (1 if room < 3 else 2 if room < 6 else 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(wish=wishes(words=6, most=4), text=st.lists(st.integers(1, 5), max_size=8))
+def test_every_text_can_go_on_to_lack_one_piece_less(
+    wish: tuple[list[Demand], Joints], text: list[int]
+) -> None:
+    """What the search stands on: so a bank that fits into the room never runs dry before all is said."""
+    demands, joints = wish
+    known = Wishes(demands, joints, room=99)
+    place = Place()
+    for piece in text:
+        place = known.after(place, piece)
+    unsaid_now = {number for number, demand in enumerate(demands) if not says(text, demand, joints)}
+    met = known.met(place)
+    assert {number for number in range(len(demands)) if not met >> number & 1} == unsaid_now
+    lack = known.lack(place)
+    assert (lack == 0) == (not any(demands[number] for number in unsaid_now))
+    if not lack:
+        return
+    helps = known.helps(place).tolist()
+    if joints.after[text[-1]] if text else False:
+        # Either a form goes on, or any word of its own sets the next free to begin one.
+        helps = [*helps, 1]
+    assert min(known.lack(known.after(place, piece)) for piece in helps) < lack
+
+
+def test_what_going_on_would_take_back_is_lacking_too() -> None:
+    """1 the dog, 2 what makes a dog house of it, 3 an apostrophe."""
+    joints = free(5, before=[2, 3], after=[3])
+    known = Wishes([((1,),), ((1, 2),)], joints, room=99)
+    for text, lack in (
+        ((), 3),
+        ((1,), 2),
+        ((1, 2), 1),
+        ((1, 3), 4),
+        ((1, 4), 2),
+        ((1, 2, 1), 0),
+        ((1, 1, 2), 0),
+    ):
+        place = Place()
+        for piece in text:
+            place = known.after(place, piece)
+        assert known.lack(place) == lack, text
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("room", range(1, 9))
+def test_a_model_that_glues_everything_together_is_made_to_let_go(room: int, count: int) -> None:
+    names = ["END", "of", "'", "’", "`", "´", "a", "dog", "cat"]
+    table = np.zeros(9)
+    table[2:6] = [30.0, 29.0, 28.0, 27.0]
+
+    def step(ids: Ids, state: int, rows: Ids) -> tuple[NDArray[np.float64], int]:
+        return np.tile(table, (len(rows), 1)), 0
+
+    joints = free(9, before=range(2, 6), after=range(2, 6))
+    demands: list[Demand] = [((names.index("dog"),),), ((names.index("cat"),),)]
+    bounds = Bounds(END, 1 + room, 0)
+    ((found,),) = constrained_search(step, 0, np.array([[1]]), bounds, [demands], joints, Beams(count))
+    assert found.unmet == ((1,) if room == 1 else ())
+
+
+def test_texts_that_can_no_longer_say_all_are_given_up() -> None:
+    """Three pieces are lacking and there is room for three: after each step one bank is left, then two, and so on."""
+    for room, most in ((3, [1, 1, 1]), (4, [1, 2, 2, 2]), (9, [1, 2, 3, 4, 4, 4, 4, 3, 2])):
+        asked: list[int] = []
+
+        class Counting(Toy):
+            def __call__(self, ids: Ids, state: Texts, rows: Ids) -> tuple[NDArray[np.float64], Texts]:
+                asked.append(len(rows))  # noqa: B023
+                return super().__call__(ids, state, rows)
+
+        toy = Counting(seed=room, words=8)
+        demands: list[Demand] = [((3,),), ((4,),), ((5,),)]
+        constrained_search(
+            toy, toy.start([0]), prompts(), Bounds(END, 2 + room, 2 + room), [demands], free(8), Beams(2)
+        )
+        assert all(rows <= 2 * banks for rows, banks in zip(asked, most, strict=False)), (asked, most)
 
 
 # -- sentences ---------------------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """``taglens evaluate``: read a label file, score its pictures, print one JSON object.
 
-`command` is what a terminal calls; `run` holds the order of things (cheap refusals first, the score file before
-the printing) and does not know how a model is loaded: that is passed in.
+`command` is what a terminal calls for every task; `run` holds the order of things for tags (cheap refusals first,
+the score file before the printing) and does not know how a model is loaded: that is passed in. For captions that is
+`taglens.cli.evaluate_captions`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, TextIO
 
@@ -21,10 +22,16 @@ from taglens.results import to_line
 
 _MOST_NAMED = 10
 
+TASKS = ("tagging", "caption")
+
 
 def command(
     *,
-    data: Annotated[Path, typer.Option("--data", help="labels.jsonl: image, labels, split.")],
+    data: Annotated[
+        Path,
+        typer.Option("--data", help="labels.jsonl (image, labels, split); for captions a captions.jsonl."),
+    ],
+    task: Annotated[str, typer.Option("--task", help="tagging or caption.")] = "tagging",
     model: Annotated[
         str, typer.Option("--model", help="A shipped model's name, or a model folder.")
     ] = "starter",
@@ -45,11 +52,93 @@ def command(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     engine: Annotated[str, typer.Option("--engine", help="auto, onnx or torch.")] = "auto",
+    predictions: Annotated[
+        Path | None,
+        typer.Option("--predictions", help="Captions: rows of taglens caption --json, instead of a model."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Captions: keep those that the model writes in this file.")
+    ] = None,
+    tags: Annotated[
+        str | None, typer.Option("--tags", metavar='"A,B"', help="Captions: as in taglens caption.")
+    ] = None,
+    add_tags: Annotated[bool, typer.Option("--add-tags", help="Captions: as in taglens caption.")] = False,
+    no_tags: Annotated[bool, typer.Option("--no-tags", help="Captions: written without any guide.")] = False,
+    beams: Annotated[
+        int | None,
+        typer.Option("--beams", help="Captions: as in taglens caption.", show_default="3"),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="Captions: a labels.jsonl with true tags of the same pictures."),
+    ] = None,
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(
+            "--vocabulary", help="Captions: of the tags they are read for.", show_default="the starter's"
+        ),
+    ] = None,
+    meteor: Annotated[
+        bool | None,
+        typer.Option(
+            "--meteor/--no-meteor", help="Captions: METEOR, which needs Java.", show_default="where Java is"
+        ),
+    ] = None,
+    spice: Annotated[
+        bool, typer.Option("--spice", help="Captions: SPICE, which needs Java and fetches its own parts.")
+    ] = False,
     _json: Annotated[
         bool, typer.Option("--json", help="Accepted as in other commands; JSON is the only form.")
     ] = False,
 ) -> int:
-    """Measure a model on labelled pictures; prints one JSON object."""
+    """Measure a model on labelled or captioned pictures; prints one JSON object."""
+    if task not in TASKS:
+        raise UsageError(f"--task {task}: expected one of {', '.join(TASKS)}")
+    if task == "caption":
+        refuse({"--scores": scores, "--open-set": open_set}, task="--task tagging")
+        from taglens.cli.evaluate_captions import (
+            CaptionTask,
+            caption_options,
+            measured_by_package,
+            writer,
+        )
+        from taglens.cli.evaluate_captions import run as run_captions
+
+        chosen = CaptionTask(data, split, predictions, out, labels, vocabulary)
+        guide = {"--tags": tags, "--add-tags": add_tags, "--no-tags": no_tags}
+        if predictions is not None:
+            refuse(
+                {**guide, "--beams": beams, "--threshold": threshold}, task="a model, without --predictions"
+            )
+        options = caption_options(
+            tags=tags,
+            add_tags=add_tags,
+            no_tags=no_tags,
+            threshold=threshold,
+            beams=beams,
+            batch_size=batch_size,
+        )
+        return run_captions(
+            chosen,
+            writer(model, options, guided=not no_tags, engine=engine, device=device),
+            metrics=measured_by_package(meteor=meteor, spice=spice),
+            stdout=sys.stdout,
+        )
+    refuse(
+        {
+            "--predictions": predictions,
+            "--out": out,
+            "--tags": tags,
+            "--add-tags": add_tags,
+            "--no-tags": no_tags,
+            "--beams": beams,
+            "--labels": labels,
+            "--vocabulary": vocabulary,
+            "--meteor": meteor is not None,
+            "--spice": spice,
+        },
+        task="--task caption",
+    )
 
     def load() -> Scorer:
         from taglens.inference.tagger import Tagger
@@ -78,6 +167,13 @@ def command(
     finally:
         for drawn in line:
             drawn.clear()
+
+
+def refuse(options: Mapping[str, object], *, task: str) -> None:
+    """Raise UsageError for an option that was given and means nothing here: it belongs to ``task``."""
+    for option, value in options.items():
+        if value is not None and value is not False:
+            raise UsageError(f"{option} belongs to {task}; leave it out")
 
 
 def run(

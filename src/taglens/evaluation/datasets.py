@@ -1,7 +1,8 @@
 """Label and caption files: JSON Lines beside their pictures.
 
 Knows the two row forms ``{"image", "labels", "split"}`` (with an optional ``kind``) and
-``{"image", "captions", "split"}``. Refuses to know vocabularies and never opens a picture.
+``{"image", "captions", "split"}`` (which may have labels too). Refuses to know vocabularies and never opens a
+picture.
 
 Where a picture may lie: ``image`` is joined to the file's folder, and ``..`` and absolute paths are
 followed, because a label file that lies apart from its pictures must be able to name them, and they are only
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from taglens.errors import DataError, UsageError
+from taglens.results import Kind
 from taglens.vocabulary import KINDS
 
 DEFAULT_SPLIT = "val"
@@ -41,7 +43,7 @@ class LabelledImage:
     path: Path
     image: str
     labels: tuple[str, ...]
-    kinds: tuple[str | None, ...]
+    kinds: tuple[Kind | None, ...]
     split: str | None
 
     def __post_init__(self) -> None:
@@ -53,12 +55,17 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
-    """A picture and one or more sentences about it; the other fields are those of `LabelledImage`."""
+    """A picture and one or more sentences about it; the other fields are those of `LabelledImage`.
+
+    ``labels`` is None where the row has none: nothing is known of its tags but what the sentences say.
+    """
 
     path: Path
     image: str
     captions: tuple[str, ...]
     split: str | None
+    labels: tuple[str, ...] | None = None
+    kinds: tuple[Kind | None, ...] | None = None
 
 
 _Image = TypeVar("_Image", LabelledImage, CaptionedImage)
@@ -204,7 +211,10 @@ def _captioned(line: _Line, path: Path) -> CaptionedImage | None:
     captions = _texts(line.row["captions"], "captions", line.where)
     if not captions:
         raise DataError(f"{line.where}: captions is empty; write null for a picture without captions")
-    return CaptionedImage(path, line.image, captions, line.split)
+    labelled = _labelled(line, path) if "labels" in line.row else None
+    if labelled is None:
+        return CaptionedImage(path, line.image, captions, line.split)
+    return CaptionedImage(path, line.image, captions, line.split, labelled.labels, labelled.kinds)
 
 
 def _text(value: Any, what: str, where: str) -> str:

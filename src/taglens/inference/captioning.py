@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float32]
 
+# Beside beams that must mention tags. A tag that does not suit the picture costs the same wherever it stands; by the
+# mean, more words would make up for it, and captions would ramble on: three tags each, in an n-gram model of
+# Flickr8k's captions, gave 21 words a caption by the mean and 12 by this; people write 11.
+LENGTH_POWER = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class Search:
@@ -53,7 +58,8 @@ class Search:
         repetition_penalty: above 1, pieces that stand already are made less likely.
         must_mention: write so that each of the user's tags is said, by name or synonym, in a form that fits, as far
             as the greatest length allows; at most `taglens.inference.constrained.MOST_DEMANDS` tags. ``beams`` then
-            counts for each number of tags said.
+            counts for each number of pieces that are lacking, and shorter captions go before longer ones of nearly
+            the same mean.
     """
 
     beams: int = 3
@@ -176,6 +182,7 @@ class CaptionWriter:
     ) -> list[list[Written]]:
         if self._joints is None:
             self._joints = Joints(*joints(self._text.pieces))
+        power = LENGTH_POWER if any(demands) else 1.0
         found = constrained_search(
             self._engine.step,
             state,
@@ -183,9 +190,14 @@ class CaptionWriter:
             search.bounds(end=self._text.pieces.sep),
             [demands] * len(prompts),
             self._joints,
-            Beams(search.beams, search.number),
+            Beams(search.beams, search.number, length_penalty=power),
         )
-        return [[one.text for one in answers] for answers in found]
+        return [[_by_mean(one.text, power) for one in answers] for answers in found]
+
+
+def _by_mean(text: Written, power: float) -> Written:
+    """The text with its mean log-probability in place of its sum divided by a power of its length."""
+    return replace(text, score=text.score * (len(text.ids) - text.ended) ** (power - 1.0))
 
 
 def bundled_writer(bundle: Bundle, *, device: str, threads: int | None) -> CaptionWriter:

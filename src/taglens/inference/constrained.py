@@ -163,7 +163,7 @@ class _Wishes:
         return place.said | place.ending
 
     def lack(self, place: _Place) -> int:
-        """Pieces with which a text is sure to say all that is wanted; `helps` has one that makes them fewer."""
+        """Pieces sure to be enough for all that is wanted. Of a text not glued, one of `helps` makes them fewer."""
         known = self._lacks.get(place)
         if known is not None:
             return known
@@ -387,16 +387,17 @@ def _steps(picture: _Picture, logits: Scores, bounds: Bounds, joints: Joints) ->
     found: list[_Step] = []
     for beam, (one, row) in enumerate(zip(picture.open, logits, strict=True)):
         scores = one.total + restrained(log_softmax(row), one.ids, bounds)
-        if wishes.lack(one.place):
+        lack = wishes.lack(one.place)
+        if lack:
             end = float(scores[bounds.end])
             scores[bounds.end] = -np.inf
             if not np.isfinite(scores).any():
                 picture.stuck.append(picture.answer(one, end, end=bounds.end))
                 continue
         pieces = {*top_places(scores, most).tolist(), *wishes.helps(one.place).tolist()}
-        if one.place.glued:
-            # Else it might never come to where a form can begin.
-            pieces.add(int(np.argmax(np.where(joints.after, -np.inf, scores))))
+        if not lack and one.place.ending:
+            # All others might make another word of what it has just said.
+            pieces.add(int(np.argmax(np.where(joints.before, -np.inf, scores))))
         for piece in pieces:
             total = float(scores[piece])
             if total > -np.inf:
