@@ -13,8 +13,9 @@ from pathlib import Path
 
 from taglens.errors import UsageError
 
-# Inside the folder, so that nothing has to cross from one disk to another.
-STAGE = ".part"
+# Inside the folder, so that nothing has to cross from one disk to another; a name that nobody else gives, because
+# what an earlier attempt left there is removed.
+STAGE = ".taglens-staged"
 
 
 @contextlib.contextmanager

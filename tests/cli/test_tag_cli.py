@@ -414,6 +414,16 @@ def test_progress_draws_only_for_someone_and_for_several(monkeypatch: pytest.Mon
     assert stream.getvalue().endswith("\r\x1b[2K")
 
 
+def test_what_was_there_already_is_no_part_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    now, stream = iter([0.0, 2.0, 4.0]), Terminal()
+    line = ProgressLine(1000, stream=stream, clock=lambda: next(now))
+    line.move(900, failed=0, free=900)
+    assert stream.getvalue().endswith("900/1000  0.0/s")
+    line.move(908, failed=1, free=900)
+    assert stream.getvalue().endswith("908/1000  1 failed  2.0/s  0:46 left")
+
+
 def test_progress_and_rows_on_one_terminal(taglens: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()

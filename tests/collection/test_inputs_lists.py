@@ -310,3 +310,22 @@ def test_parquet_without_its_package(here: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"taglens\[parquet\]"):
         open_inputs(["l.parquet"])
+
+
+# -- texts beside pictures ---------------------------------------------------------------------------
+
+
+def test_a_text_beside_its_picture_is_no_list_unless_called_one(here: Path) -> None:
+    Path("d/a.txt").write_text("person, my holiday")
+    Path("d/b.jpg.txt").write_text("dog")
+    Path("d/list.txt").write_text("a.jpg\n")
+    typed = sorted(str(path) for path in Path("d").iterdir())
+    items = run(*typed)
+    assert [item.source for item in items if item.skipped is None] == [
+        "d/a.jpg",
+        "d/b.jpg",
+        "d/c, d.jpg",
+        "d/a.jpg",
+    ]
+    assert [item.source for item in items if item.skipped == "not_image"] == ["d/a.txt", "d/b.jpg.txt"]
+    assert told(run("@d/a.txt")) == [("d/person, my holiday", "not_found")]

@@ -59,9 +59,9 @@ def ray() -> Iterator[Any]:
     pytest.importorskip("ray.data", reason="Ray Data is not installed: pip install 'taglens[ray]'")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        paths = os.pathsep.join(
-            (str(Path(colours.__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(":")))
-        )
+        # An actor imports the taggers of this file and of ``colours``.
+        ours = (str(Path(file).parent) for file in (__file__, colours.__file__))
+        paths = os.pathsep.join((*ours, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))))
         found.init(
             num_cpus=2,
             include_dashboard=False,

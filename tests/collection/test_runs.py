@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -186,12 +186,171 @@ def test_a_collection_that_is_gone_does_not_empty_the_store(desk: Desk) -> None:
     desk.run()
     before = desk.content()
     shutil.move(desk.source, desk.root / "elsewhere")
-    with pytest.raises(UsageError, match=r"nothing to tag.*left as it is"):
+    with pytest.raises(UsageError, match=r"holds 30 of its pictures; it is left as it is.*--forget"):
         desk.run()
     (desk.root / "pictures").mkdir()
-    with pytest.raises(UsageError, match=r"nothing to tag.*are the pictures' disks there"):
+    with pytest.raises(UsageError, match=r"holds 30 of its pictures"):
         desk.run()
+    with pytest.raises(UsageError, match=r"nothing to tag.*are the pictures' disks there"):
+        desk.run(forget=True)
     assert desk.content() == before
+
+
+def test_one_source_of_two_that_is_gone_is_not_dropped_unasked(desk: Desk) -> None:
+    sources = [str(desk.root / "pictures" / name) for name in ("0", "1")]
+
+    def go(**changes: Any) -> Progress:
+        store = Store(desk.root / "store")
+        return run(
+            colours.tagger(), open_inputs(sources), store, replace(OPTIONS, **changes), sources=sources
+        )
+
+    go()
+    shutil.move(sources[1], desk.root / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="holds 10 of its pictures"):
+            go()
+        Path(sources[1]).mkdir(exist_ok=True)
+    assert len(desk.rows()) == 20
+    assert go(forget=True).pictures == 10 and len(desk.rows()) == 10
+
+
+def test_other_peoples_half_files_are_left_alone(desk: Desk) -> None:
+    (desk.root / "store").mkdir()
+    theirs = desk.root / "store" / "film.mkv.part"
+    theirs.write_text("precious")
+    ours = desk.root / "store" / "shards" / "000000.jsonl.77-0a1b2c3d.part"
+    ours.parent.mkdir()
+    ours.write_text("half")
+    desk.run()
+    assert theirs.read_text() == "precious" and not ours.exists()
+
+
+def test_parts_of_a_changed_collection_agree_on_the_whole(desk: Desk) -> None:
+    desk.run("parts", part=(0, 2))
+    desk.run("parts", part=(1, 2))
+    for path in desk.pictures[:9]:
+        path.unlink()
+    desk.run("parts", part=(0, 2))
+    run_json = desk.root / "parts" / "run.json"
+    assert json.loads(run_json.read_text())["totals"] is None
+    desk.run("parts", part=(1, 2))
+    desk.run("fresh")
+    assert desk.content("parts") == desk.content("fresh")
+
+
+def test_a_picture_that_stands_twice_is_known_twice(desk: Desk) -> None:
+    source = str(desk.root / "list.txt")
+    names = [str(desk.pictures[n]) for n in (0, 1, 0, 2)]
+    Path(source).write_text("\n".join(names))
+    store, options = Store(desk.root / "store"), replace(OPTIONS, features=True, shard_size=2)
+    run(colours.tagger(), open_inputs([source]), store, options, sources=[source])
+    engine = colours.Colours()
+    stored = stored_items(store, colours.tagger(engine))
+    again = replace(options, threshold=0.9, retag=True, trust=True)
+    progress = run(colours.tagger(engine), stored.items(), store, again, sources=stored.sources)
+    assert (progress.failed, progress.reused, engine.looked) == (0, 4, 0)
+    assert [row["source"] for row in desk.rows()] == names
+
+
+class StopError(Exception):
+    """Ends a run as a kill would, after a number of pictures."""
+
+
+def stopped(after: int) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
+        if progress.pictures >= after and progress.finished is not None:
+            raise StopError
+
+    return watch
+
+
+@pytest.mark.parametrize("change", ["front", "retag", "front and retag", "smaller"])
+@pytest.mark.parametrize("after", [7, 14, 21])
+def test_a_changed_run_that_was_stopped_ends_in_the_same_bytes(desk: Desk, change: str, after: int) -> None:
+    """What is written over stays known until the end: rows are moved, or asked from features, as without the stop."""
+    options = replace(OPTIONS, features=True)
+    for name in ("straight", "stopped"):
+        desk.run(name, features=True)
+    if "front" in change:
+        Image.new("RGB", (4, 4), (9, 200, 30)).save(desk.root / "pictures" / "0" / "0.png")
+    if change == "smaller":
+        for path in desk.pictures[:4]:
+            path.unlink()
+    if "retag" in change:
+        options = replace(options, threshold=0.35, retag=True)
+    engines = [colours.Colours(), colours.Colours()]
+
+    def go(name: str, engine: colours.Colours, watch: Callable[[Progress], None] = lambda _: None) -> None:
+        items = open_inputs([desk.source])
+        run(
+            colours.tagger(engine),
+            items,
+            Store(desk.root / name),
+            options,
+            sources=[desk.source],
+            watch=watch,
+        )
+
+    go("straight", engines[0])
+    with pytest.raises(StopError):
+        go("stopped", engines[1], stopped(after))
+    assert (desk.root / "stopped" / "before").is_dir()
+    go("stopped", engines[1])
+    assert desk.content("stopped") == desk.content("straight")
+    assert engines[0].looked == engines[1].looked == (4 if "front" in change else 0)
+
+
+def test_a_stopped_retag_goes_on_with_the_same_call(desk: Desk) -> None:
+    desk.run(features=True)
+    before = desk.rows()
+    shutil.rmtree(desk.source)
+    store = Store(desk.root / "store")
+
+    def again(watch: Callable[[Progress], None] = lambda _: None) -> None:
+        stored = stored_items(store, colours.tagger())
+        options = replace(OPTIONS, features=True, threshold=0.8, retag=True, trust=True)
+        run(colours.tagger(), stored.items(), store, options, sources=stored.sources, watch=watch)
+
+    with pytest.raises(StopError):
+        again(stopped(10))
+    again()
+    rows = desk.rows()
+    assert [row["source"] for row in rows] == [row["source"] for row in before]
+    assert not any(row["error"] for row in rows) and rows != before
+    assert not (desk.root / "store" / "before").exists()
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_lost_features_are_told_and_cost_no_row(desk: Desk, damage: str) -> None:
+    desk.run(features=True)
+    before = desk.rows()
+    store = Store(desk.root / "store")
+    path = store.features_path(2)
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:-9])
+
+    def again() -> None:
+        stored = stored_items(store, colours.tagger())
+        options = replace(OPTIONS, features=True, threshold=0.8, retag=True, trust=True)
+        run(colours.tagger(), stored.items(), store, options, sources=stored.sources)
+
+    with pytest.raises(DataError, match="--features --retag"):
+        again()
+    assert [row["tags"] for row in store.known_rows()] == [row["tags"] for row in before]
+    # With the pictures at hand, the shard is made anew.
+    touched(desk.pictures[15])
+    desk.run(features=True, retag=True)
+    desk.run("fresh", features=True)
+    assert desk.content() == desk.content("fresh")
+
+
+def test_a_source_whose_name_is_no_utf8_keeps_its_store(desk: Desk) -> None:
+    source = os.fsdecode(os.fsencode(desk.source) + b"\xff")
+    shutil.move(desk.source, source)
+    for kept in (0, 5):
+        store = Store(desk.root / "store")
+        progress = run(colours.tagger(), open_inputs([source]), store, OPTIONS, sources=[source])
+        assert progress.kept == kept
 
 
 # -- configuration -----------------------------------------------------------------------------------

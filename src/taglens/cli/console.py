@@ -134,6 +134,7 @@ class ProgressLine:
         self._visible = False
         self._done = 0
         self._failed = 0
+        self._free = 0
         self._note = ""
 
     def advance(self, *, failed: int = 0) -> None:
@@ -146,9 +147,9 @@ class ProgressLine:
             self._stream.write("\r\x1b[2K" + self._text(now))
             self._stream.flush()
 
-    def move(self, done: int, *, failed: int) -> None:
-        """``done`` items are done, ``failed`` of them badly; for who counts himself."""
-        self._done, self._failed = done - 1, failed
+    def move(self, done: int, *, failed: int, free: int = 0) -> None:
+        """``done`` items are done, ``failed`` of them badly, ``free`` of them at no cost; for who counts himself."""
+        self._done, self._failed, self._free = done - 1, failed, free
         self.advance()
 
     def reach(self, done: int, note: str = "") -> None:
@@ -164,7 +165,7 @@ class ProgressLine:
             self._stream.flush()
 
     def _text(self, now: float) -> str:
-        rate = self._done / max(now - self._start, 1e-9)
+        rate = (self._done - self._free) / max(now - self._start, 1e-9)
         parts = []
         if self._total:
             filled = bar(self._done / self._total, width=self.WIDTH)
@@ -174,7 +175,7 @@ class ProgressLine:
         if self._failed:
             parts.append(f"{self._failed} failed")
         parts.append(f"{rate:.1f}/s")
-        if self._total:
+        if self._total and rate > 0:
             left = int((self._total - self._done) / rate)
             parts.append(f"{left // 60}:{left % 60:02d} left")
         if self._note:

@@ -104,6 +104,11 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try again what failed before.")
     ] = False,
+    reread: Annotated[
+        bool,
+        typer.Option("--reread", help="Read again what may have changed unseen, such as web pictures."),
+    ] = False,
+    forget: Annotated[bool, typer.Option("--forget", help="Drop the rows of a source that is gone.")] = False,
     retag: Annotated[
         bool, typer.Option("--retag", help="Go on although model, tags or other settings have changed.")
     ] = False,
@@ -135,6 +140,8 @@ def run(
         part=_part(part),
         max_failures=max_failures,
         retry_failed=retry_failed,
+        reread=reread,
+        forget=forget,
         retag=retag,
     )
     wanted = TagOptions(
@@ -154,8 +161,13 @@ def run(
     if engine == RAY:
         spread = _on_ray(wanted, out, options, tagger, workers=workers, gpus=gpus)
 
+    own = out.absolute()
+
     def items() -> Iterator[Item]:
-        return open_inputs(sources, column=column)
+        for item in open_inputs(sources, column=column):
+            # A store inside the folder that it is of is no part of the collection.
+            if item.path is None or not item.path.absolute().is_relative_to(own):
+                yield item
 
     total = 0
     if not quiet and is_terminal(sys.stderr):
@@ -213,6 +225,7 @@ def retag(
         threshold=threshold,
         top=top,
         language=language,
+        caption=stored.caption,
         features=True,
         shard_size=stored.shard_size,
         max_pixels=stored.max_pixels,
@@ -243,7 +256,7 @@ class _Told:
         row = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **about}
         try:
             with self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row) + "\n")  # escapes: a name may be no UTF-8
         except OSError as error:
             raise UsageError(f"cannot write --log {self._log}: {error.strerror or error}") from None
 
@@ -251,7 +264,7 @@ class _Told:
         """After every picture and every shard."""
         new, self._last = progress.pictures - self._last, progress.pictures
         if not self.quiet and new:
-            self._line.move(progress.pictures, failed=progress.failed)
+            self._line.move(progress.pictures, failed=progress.failed, free=self._free(progress))
         if (receipt := progress.finished) is not None:
             self.event(
                 "shard",
@@ -261,6 +274,10 @@ class _Told:
                 done=progress.pictures,
                 images_per_second=round(self.rate(progress), 2),
             )
+
+    def _free(self, progress: Progress) -> int:
+        """Pictures that were there already and cost no time."""
+        return progress.pictures - progress.made - progress.reused - (progress.failed - progress.kept_failed)
 
     def rate(self, progress: Progress) -> float:
         """Pictures looked at or asked again, a second."""

@@ -44,7 +44,8 @@ from taglens.collection.lists import Form, Name, list_form, named_form, read_nam
 from taglens.collection.tars import COMPRESSED, Ranged, TarMember, compressed, lost, members
 from taglens.collection.web import WebFile
 from taglens.errors import ImageError, UsageError
-from taglens.inference.sources import Skipped, Source, Unopened, expand
+from taglens.images import IMAGE_SUFFIXES
+from taglens.inference.sources import Skipped, Source, Unopened, expand, shown_name
 from taglens.results import Failure
 
 __all__ = ["Item", "Where", "braces", "open_inputs", "signature_of"]
@@ -153,6 +154,16 @@ def _list_of(argument: str) -> _List | None:
     return _List(argument, form) if form is not None else None
 
 
+def _is_sidecar(name: str, form: Form) -> bool:
+    """Whether a text stands beside the picture it tells of: ``photos/*`` names both, and means the pictures."""
+    if form != "lines":
+        return False
+    stem = Path(name).with_suffix("")
+    return stem.suffix.lower() in IMAGE_SUFFIXES or any(
+        stem.with_name(stem.name + suffix).is_file() for suffix in IMAGE_SUFFIXES
+    )
+
+
 def _is_pattern(name: str) -> bool:
     """Whether a local name is one: nothing that exists is."""
     return bool(_MAGIC.search(name)) and not os.path.lexists(name)
@@ -185,7 +196,9 @@ class _Inputs:
         typed = argument if wanted is None else wanted.name
         for name in self._names(typed):
             path = local_path(name)
-            if path is None and scheme_of(name) is not None:
+            if wanted is not None and not argument.startswith("@") and _is_sidecar(name, wanted.form):
+                yield skipped(shown_name(name)[0], "not_image", path=Path(name))
+            elif path is None and scheme_of(name) is not None:
                 yield from self._remote(name, wanted.form if wanted else None)
             else:
                 yield from self._local(name if path is None else path, wanted.form if wanted else None)

@@ -1,7 +1,8 @@
 """What an earlier run knows of pictures: their rows and features, found by name wherever in the store they stand.
 
 A collection that gained a picture at its beginning has all others in other places; they are not read again for that.
-Knows stores and features; knows nothing of models.
+What is written over meanwhile is kept aside by the store until the run is complete, so that a run which was killed
+finds what it would have found. Knows stores and features; knows nothing of models.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,37 +64,25 @@ class Previous:
         configuration, seen: the present run's, as receipts have them.
     """
 
-    def __init__(
-        self, store: Store, receipts: Mapping[int, Receipt], *, configuration: str, seen: str
-    ) -> None:
+    def __init__(self, store: Store, *, configuration: str, seen: str) -> None:
         self._store = store
         self._configuration = configuration
         # Rows of another model say nothing.
-        self._receipts = {number: one for number, one in receipts.items() if one.seen == seen}
+        known = store.known_receipts()
+        self._receipts = {number: one for number, one in known.items() if one.seen == seen}
         self._where: dict[bytes, int] | None = None
         self._open: OrderedDict[int, dict[str, Old]] = OrderedDict()
-        self._aside: dict[str, Old] = {}
 
     def find(self, item: Item) -> Old | None:
-        """What is known of a picture of this name; given once."""
-        if not self._receipts and not self._aside:
+        """What is known of a picture of this name."""
+        if not self._receipts:
             return None
         key = _key(item.source, item.source_bytes)
-        if (old := self._aside.pop(key, None)) is not None:
-            return old
         number = self._index().get(_short(key))
-        return None if number is None else self._shard(number).pop(key, None)
-
-    def put_aside(self, number: int) -> None:
-        """Keep what is known from a shard that is about to be written over."""
-        if number in self._receipts:
-            self._index()
-            self._aside |= self._shard(number)
-            self._open.pop(number, None)
-            del self._receipts[number]
+        return None if number is None else self._shard(number).get(key)
 
     def _index(self) -> dict[bytes, int]:
-        """Shard by name: eight bytes a picture, so that a million fit."""
+        """Shard by a digest of the name: about a hundred bytes a picture, and no row is held."""
         if self._where is None:
             self._where = {}
             for number, receipt in self._receipts.items():
@@ -104,18 +92,19 @@ class Previous:
         return self._where
 
     def _lines(self, receipt: Receipt) -> list[bytes]:
-        try:
-            return self._store.lines(receipt)
-        except DataError:
-            return []  # a damaged shard knows nothing; it is made anew when its turn comes
+        # Another process may set the shard aside between asking where it stands and reading it.
+        for _ in range(2):
+            try:
+                return self._store.lines(receipt, self._store.known_folder(receipt.shard))
+            except DataError:
+                continue
+        return []  # a damaged shard knows nothing; it is made anew when its turn comes
 
     def _shard(self, number: int) -> dict[str, Old]:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        receipt = self._receipts.get(number)
-        found = {} if receipt is None else self._load(receipt)
-        self._open[number] = found
+        found = self._open[number] = self._load(self._receipts[number])
         if len(self._open) > _OPEN:
             self._open.popitem(last=False)
         return found
@@ -128,20 +117,23 @@ class Previous:
         for place, line in enumerate(self._lines(receipt)):
             row = json.loads(line)
             own = None if features is None or place not in at else features.at(np.array([at[place]]))
-            found[_key(row["source"], row.get("source_bytes"))] = Old(row, own, same)
+            # Where the shard had features and they are gone, its rows are not all that the run would leave.
+            whole = same and (own is not None or receipt.features_sha256 is None)
+            found[_key(row["source"], row.get("source_bytes"))] = Old(row, own, whole)
         return found
 
     def _features(self, receipt: Receipt) -> Features | None:
         if receipt.features_sha256 is None:
             return None
-        path = self._store.features_path(receipt.shard)
-        try:
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != receipt.features_sha256:
-                return None
-            return Features.from_bytes(content, str(path))
-        except (OSError, DataError):
-            return None
+        for _ in range(2):
+            path = self._store.features_path(receipt.shard, self._store.known_folder(receipt.shard))
+            try:
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest() == receipt.features_sha256:
+                    return Features.from_bytes(content, str(path))
+            except (OSError, DataError):
+                continue
+        return None
 
 
 def _key(source: str, source_bytes: str | None) -> str:

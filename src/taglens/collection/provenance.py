@@ -11,10 +11,11 @@ A line holds what the file was before, the sum of what it became, and which piec
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,8 @@ def _content(before: bytes | None) -> dict[str, Any]:
 
 def note(folder: Path, entry: Entry) -> None:
     """Add a line, before the file is written. What a kill left of an earlier line is closed first. Raises OSError."""
+    if (folder / JOURNAL).is_symlink():
+        raise OSError(errno.ELOOP, f"{JOURNAL} is a link, and links are not followed; remove it")
     with (folder / JOURNAL).open("ab+") as journal:
         line = (entry.to_line() + "\n").encode()
         if journal.tell():
@@ -183,10 +186,23 @@ class Journal:
                 found.append(Entry.of(file.readline()))
         return found
 
-    def drop(self, dropped: Mapping[str, Iterable[int]]) -> None:
-        """Forget lines: file -> which of its `entries`. The journal goes with its last line. Raises OSError."""
-        gone = {self._places[name][index] for name, indices in dropped.items() for index in indices}
-        kept = [line for place, line in self._lines() if place not in gone and not _is_cut(line)]
+    def change(self, changes: Mapping[str, Mapping[int, Entry | None]]) -> None:
+        """Replace or forget (None) lines: file -> which of its `entries` -> what it becomes.
+
+        The journal goes with its last line. Raises OSError.
+        """
+        changed = {
+            self._places[name][index]: entry
+            for name, entries in changes.items()
+            for index, entry in entries.items()
+        }
+        kept = []
+        for place, line in self._lines():
+            entry = changed.get(place)
+            if entry is not None:
+                kept.append((entry.to_line() + "\n").encode())
+            elif place not in changed and not _is_cut(line):
+                kept.append(line)
         if kept:
             put(self.folder / JOURNAL, b"".join(kept))
         else:

@@ -35,11 +35,12 @@ class Stored:
     sources: tuple[str, ...]
     shard_size: int
     max_pixels: int
+    caption: bool
     pictures: int
 
     def items(self) -> Iterator[Item]:
         """Its pictures, in order."""
-        for row in self.store.rows():
+        for row in self.store.known_rows():
             yield Item(
                 source=row["source"],
                 source_bytes=row.get("source_bytes"),
@@ -58,13 +59,17 @@ def stored_items(store: Store, tagger: Tagger) -> Stored:
         DataError: the run is not complete, or kept no features.
         MismatchError: the features are another model's.
     """
-    run, receipts = store.run(), store.receipts()
+    # Of a store that is being asked again and was stopped, the run before is meant.
+    run, receipts = store.earlier(), store.known_receipts()
     if run is None or run.totals is None or len(receipts) != run.totals["shards"]:
         raise DataError(
             f"{store.folder} is not complete; finish it first: the same 'taglens run' command goes on"
         )
     configuration: dict[str, Any] = dict(run.configuration)
-    if not all(one.features_sha256 for one in receipts.values()):
+    if not all(
+        one.features_sha256 and store.features_path(one.shard, store.known_folder(one.shard)).is_file()
+        for one in receipts.values()
+    ):
         raise DataError(
             f"{store.folder} holds no features to ask; make them once: taglens run SOURCE --out {store.folder} "
             "--features --retag"
@@ -78,4 +83,11 @@ def stored_items(store: Store, tagger: Tagger) -> Stored:
             cure="Give the run's own model with --model, or tag the pictures anew: taglens run … --retag.",
         )
     pictures = sum(one.pictures for one in receipts.values())
-    return Stored(store, run.sources, configuration["shard_size"], configuration["max_pixels"], pictures)
+    return Stored(
+        store,
+        run.sources,
+        int(configuration["shard_size"]),
+        int(configuration["max_pixels"]),
+        bool(configuration["caption"]),
+        pictures,
+    )

@@ -96,7 +96,7 @@ def _store_lines(folder: Path, partial: bool) -> Iterator[tuple[str, bytes]]:
         stray = sorted(
             path.name
             for path in (folder / "shards").glob("*.jsonl")
-            if int(path.stem) not in {one.shard for one in receipts}
+            if path.stem.isdecimal() and int(path.stem) not in {one.shard for one in receipts}
         )
         if missing is not None or unfinished or stray:
             what = "its run is not at its end" if missing is None else f"shard {missing:06d} is missing"

@@ -24,6 +24,8 @@ class RunOptions:
         part: (k, n): only shards whose number leaves k when divided by n; others are left to other runs.
         max_failures: stop when more pictures have failed; None: never.
         retry_failed: try again what failed before.
+        forget: go on although a source is gone of which the store holds rows.
+        reread: read pictures again of which nothing can be said without, such as those of a web server.
         retag: go on although the configuration has changed.
         trust: take the pictures for those of the store by their names alone.
     """
@@ -40,6 +42,8 @@ class RunOptions:
     part: tuple[int, int] | None = None
     max_failures: int | None = None
     retry_failed: bool = False
+    forget: bool = False
+    reread: bool = False
     retag: bool = False
     trust: bool = False
 

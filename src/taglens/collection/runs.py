@@ -8,11 +8,13 @@ Shapes: B batch, S side.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Protocol
 
 from taglens.collection.items import Item
@@ -41,7 +43,7 @@ class Progress:
         pictures, failed: rows that stand in finished shards or were made since.
         made: pictures that the model looked at in this run.
         reused: rows taken over because neither picture nor configuration changed, or asked anew from features.
-        kept: shards that had their receipt already.
+        kept: shards that had their receipt already, and ``kept_failed`` the failures in them.
         finished: the receipt of the shard just finished; None in between.
     """
 
@@ -51,6 +53,7 @@ class Progress:
     reused: int = 0
     shards: int = 0
     kept: int = 0
+    kept_failed: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     finished: Receipt | None = None
 
@@ -91,6 +94,8 @@ def run(
     before = store.run()
     if before is not None:
         _compare(before, wanted, store, retag=options.retag)
+        if not (options.forget or options.trust):
+            _require_sources(sources, store)
     progress = Progress() if progress is None else progress
     shards = _shards(items, options.shard_size, progress)
     first = next(shards, None)
@@ -99,6 +104,8 @@ def run(
     if spread is None:
         spread = partial(_here, tagger, store, options, wanted.fingerprint, known)
     with store.locked(shared=options.part is not None):
+        if before is not None and before.totals is not None:
+            store.set_run_aside()
         if before is None or before.fingerprint != wanted.fingerprint:
             store.write_run(wanted)
         _Run(store, options, wanted, progress, watch).all(chain([first], shards), spread)
@@ -142,6 +149,32 @@ def _compare(before: RunFile, wanted: RunFile, store: Store, *, retag: bool) -> 
     )
 
 
+def _require_sources(sources: Sequence[str], store: Store) -> None:
+    """Raises UsageError where a file or folder is gone, or empty, of which the store holds rows."""
+    for source in sources:
+        if "://" in source or not _is_gone(source):
+            continue
+        below = source.rstrip(os.sep) + os.sep
+        held = sum(
+            not row["error"] and (row["source"] == source or row["source"].startswith(below))
+            for row in store.known_rows()
+        )
+        if held:
+            raise UsageError(
+                f"{source} is gone, empty or may not be read, and {store.folder} holds {held} of its pictures; it is "
+                "left as it is: is their disk there? To drop them: --forget"
+            )
+
+
+def _is_gone(source: str) -> bool:
+    """Whether a name, which may be a pattern or a list, stands for a folder or file of which nothing can be read."""
+    path = Path(source)
+    try:
+        return not any(path.iterdir()) if path.is_dir() else not os.path.lexists(source)
+    except OSError:
+        return True
+
+
 def _nothing(first: list[Item], progress: Progress, store: Store, before: RunFile | None) -> str:
     reasons = [item.failure.message for item in first if item.failure] or ["no picture in the given sources"]
     if progress.skipped:
@@ -178,6 +211,7 @@ class _Run:
         self.watch = watch
         self.receipts = store.receipts()
         self.shards = 0
+        self.inputs: dict[int, str] = {}
 
     def all(self, shards: Iterator[list[Item]], spread: Spread) -> None:
         """Every shard, then the totals."""
@@ -190,12 +224,14 @@ class _Run:
         part, complete = self.options.part, True
         for number, items in enumerate(shards):
             self.shards = number + 1
+            work = Work(number, items, _digest_of(items))
+            self.inputs[number] = work.inputs
             if part is not None and number % part[1] != part[0]:
                 continue
-            work = Work(number, items, _digest_of(items))
             receipt = self.receipts.get(number)
             if receipt is not None and self._is_good(receipt, work):
                 self.progress.kept += 1
+                self.progress.kept_failed += receipt.failed
                 self._count(pictures=receipt.pictures, failed=receipt.failed, made=0, reused=0)
                 self._finished(receipt)
                 continue
@@ -210,7 +246,9 @@ class _Run:
         if self.options.retry_failed and receipt.failed:
             return False
         same = (receipt.inputs, receipt.configuration) == (work.inputs, self.wanted.fingerprint)
-        # Where nothing can be said without reading, the pictures are read.
+        if not self.options.reread:
+            return same
+        # Nothing can be said of some pictures without reading them.
         return same and all(item.signature or item.failure for item in work.items)
 
     def _count(self, *, pictures: int, failed: int, made: int, reused: int) -> None:
@@ -221,8 +259,8 @@ class _Run:
         most = self.options.max_failures
         if most is not None and self.progress.failed > most:
             raise TooManyFailuresError(
-                f"{self.progress.failed} pictures failed, {most} were allowed (--max-failures); what is done is "
-                "kept, and the same command goes on"
+                f"{self.progress.failed} pictures failed, {most} were allowed; what is done is kept: mend or remove "
+                "them, or raise --max-failures, and the same command goes on"
             )
         self.watch(self.progress)
 
@@ -233,13 +271,21 @@ class _Run:
         self.progress.finished = None
 
     def _conclude(self) -> None:
-        if self.options.part is None:
-            self.store.drop_from(self.shards)
         receipts = self.store.receipts()
         here = [receipts.get(number) for number in range(self.shards)]
-        done = [one for one in here if one is not None and one.configuration == self.wanted.fingerprint]
+        done = [
+            one
+            for one in here
+            if one is not None
+            and (one.inputs, one.configuration) == (self.inputs[one.shard], self.wanted.fingerprint)
+        ]
         if len(done) < self.shards:
-            return  # other parts are still at work
+            # Other parts are still at work, and what an earlier run says of the whole is no longer true.
+            before = self.store.run()
+            if before is not None and before.totals is not None:
+                self.store.write_run(self.wanted)
+            return
+        self.store.drop_from(self.shards)
         totals = {
             "shards": self.shards,
             "pictures": sum(one.pictures for one in done),
@@ -249,6 +295,7 @@ class _Run:
         complete = replace(self.wanted, totals=totals)
         if self.store.run() != complete:
             self.store.write_run(complete)
+        self.store.forget()
 
 
 def _digest_of(items: Sequence[Item]) -> str:

@@ -64,9 +64,7 @@ class ShardMaker:
         self._options = options
         self._configuration = configuration
         self._seen = seen_by(tagger, options.max_pixels)
-        source = store if known is None else known
-        self._previous = Previous(source, source.receipts(), configuration=configuration, seen=self._seen)
-        self._overwrites = known is None
+        self._previous = Previous(known or store, configuration=configuration, seen=self._seen)
         self._decoders = Decoders(
             side=tagger.side,
             max_pixels=options.max_pixels,
@@ -90,8 +88,7 @@ class ShardMaker:
             failed = row["status"] == FAILED
             count(pictures=1, failed=int(failed), made=int(not reused and not failed), reused=int(reused))
 
-        if self._overwrites:
-            self._previous.put_aside(work.number)
+        self._store.set_aside(work.number)
         rows = ShardRows(
             work.items,
             self._tagger,

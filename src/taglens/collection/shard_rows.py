@@ -17,6 +17,7 @@ from taglens.collection.features import Features
 from taglens.collection.items import Item
 from taglens.collection.previous import Old, Previous
 from taglens.collection.run_options import RunOptions
+from taglens.errors import DataError
 from taglens.images import as_input
 from taglens.inference.engines import Output
 from taglens.inference.tagger import Tagger
@@ -73,7 +74,16 @@ class ShardRows:
             return None
         old = self.previous.find(item)
         if old is not None and old.failed and self.options.retry_failed:
-            return None
+            old = None
+        if old is not None and self.options.caption and not old.same_configuration:
+            # A sentence is written from tokens, which not every store has kept.
+            kept = old.features
+            old = replace(old, features=None if kept is None or kept.tokens is None else kept)
+        if self.options.trust and (old is None or not (old.failed or old.can_be_used)):
+            raise DataError(
+                f"the store holds no features of {item.source!r} that could be asked: they were damaged or removed; "
+                "tag the pictures anew: taglens run … --features --retag"
+            )
         return old
 
     def _take_over(self, place: int, old: Old) -> bool:
@@ -119,7 +129,8 @@ class ShardRows:
         places = [place for place, _ in batch]
         output = self._output([seen.square for _, seen in batch if seen.square is not None])
         if self.options.features:
-            tokens = output.tokens if self.tagger.reads_text else None
+            asked = self.tagger.reads_text or self.tagger.writes
+            tokens = output.tokens if asked else None
             self.features.append(Features(np.array(places), output.scores, tokens))
         about = [(seen.width, seen.height, seen.notes, seen.sha256) for _, seen in batch]
         self._tag(places, output, about, reused=False)

@@ -7,6 +7,7 @@ Knows names, sums and how to replace a file without a moment in between. Refuses
     STORE/shards/000000.jsonl           a row per picture, in input order
     STORE/shards/000000.features.npz    what a model made of the pictures, on request (`taglens.collection.features`)
     STORE/shards/000000.receipt.json    counts and sums; written last: a shard without one does not count
+    STORE/before/                       what is being written over, as it was, until the run that does so is complete
 
 Nothing in a store tells the time: a run that was killed and went on ends in the same bytes as one that was not.
 """
@@ -18,6 +19,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,8 +30,10 @@ from taglens.errors import DataError, UsageError
 from taglens.results import to_line
 
 FORMAT_VERSION = 1
-RUN, SHARDS = "run.json", "shards"
+RUN, SHARDS, BEFORE = "run.json", "shards", "before"
 _RECEIPT = re.compile(r"(\d{6,})\.receipt\.json")
+# What `replace` leaves of a file when it is killed; nobody else's `.part`.
+_HALF = re.compile(r"(?:run\.json|\d{6,}\.(?:jsonl|features\.npz|receipt\.json))\.\d+-[0-9a-f]+\.part")
 _PIECE = re.compile(r"(\d{6,})\.(?:jsonl|features\.npz|receipt\.json)")
 
 
@@ -99,7 +104,15 @@ class Store:
 
     def run(self) -> RunFile | None:
         """run.json, or None where the folder is no store yet. Raises DataError for one that cannot be read."""
-        path = self.folder / RUN
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is a file; name a folder for the store")
+        return self._run_file(self.folder / RUN)
+
+    def earlier(self) -> RunFile | None:
+        """The run whose rows are being written over; the store's own where none are."""
+        return self._run_file(self.folder / BEFORE / RUN) or self.run()
+
+    def _run_file(self, path: Path) -> RunFile | None:
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -117,36 +130,47 @@ class Store:
 
     def receipts(self) -> dict[int, Receipt]:
         """The finished shards by number, ascending; a damaged receipt counts as none."""
+        return self._receipts(SHARDS)
+
+    def known_receipts(self) -> dict[int, Receipt]:
+        """The same, but of the rows that an earlier run left, where these are being written over."""
+        return dict(sorted({**self._receipts(SHARDS), **self._receipts(BEFORE)}.items()))
+
+    def _receipts(self, folder: str) -> dict[int, Receipt]:
         found = {}
-        with contextlib.suppress(FileNotFoundError):
-            for path in (self.folder / SHARDS).iterdir():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in (self.folder / folder).iterdir():
                 if match := _RECEIPT.fullmatch(path.name):
-                    receipt = self._receipt(int(match[1]))
+                    receipt = self._receipt(int(match[1]), folder)
                     if receipt is not None:
                         found[receipt.shard] = receipt
         return dict(sorted(found.items()))
 
-    def _receipt(self, shard: int) -> Receipt | None:
+    def _receipt(self, shard: int, folder: str = SHARDS) -> Receipt | None:
         try:
-            row = json.loads(self.receipt_path(shard).read_text(encoding="utf-8"))
+            row = json.loads(self.receipt_path(shard, folder).read_text(encoding="utf-8"))
             receipt = Receipt(**row)
         except (OSError, ValueError, TypeError):
             return None
-        # Sizes are not compared here: `rows` compares sums when a shard is read.
-        return receipt if receipt.shard == shard and self.rows_path(shard).is_file() else None
+        # Sums are not compared here: `lines` does when a shard is read.
+        return receipt if receipt.shard == shard and self.rows_path(shard, folder).is_file() else None
 
-    def rows_path(self, shard: int) -> Path:
-        return self.folder / SHARDS / f"{shard:06d}.jsonl"
+    def rows_path(self, shard: int, folder: str = SHARDS) -> Path:
+        return self.folder / folder / f"{shard:06d}.jsonl"
 
-    def features_path(self, shard: int) -> Path:
-        return self.folder / SHARDS / f"{shard:06d}.features.npz"
+    def features_path(self, shard: int, folder: str = SHARDS) -> Path:
+        return self.folder / folder / f"{shard:06d}.features.npz"
 
-    def receipt_path(self, shard: int) -> Path:
-        return self.folder / SHARDS / f"{shard:06d}.receipt.json"
+    def receipt_path(self, shard: int, folder: str = SHARDS) -> Path:
+        return self.folder / folder / f"{shard:06d}.receipt.json"
 
-    def lines(self, receipt: Receipt) -> list[bytes]:
+    def known_folder(self, shard: int) -> str:
+        """Where what an earlier run left of this shard stands now."""
+        return BEFORE if self.receipt_path(shard, BEFORE).is_file() else SHARDS
+
+    def lines(self, receipt: Receipt, folder: str = SHARDS) -> list[bytes]:
         """A finished shard's rows as they stand. Raises DataError where they are not what the receipt says."""
-        path = self.rows_path(receipt.shard)
+        path = self.rows_path(receipt.shard, folder)
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -154,7 +178,8 @@ class Store:
         if hashlib.sha256(content).hexdigest() != receipt.rows_sha256:
             raise DataError(
                 f"{path} is not what its receipt says: it was cut or edited; remove "
-                f"{self.receipt_path(receipt.shard)} and run the same command again, and this shard is made anew"
+                f"{self.receipt_path(receipt.shard, folder)} and run the same command again, and this shard is made "
+                "anew"
             )
         return content.splitlines(keepends=True)
 
@@ -162,6 +187,12 @@ class Store:
         """Every row, in order. Raises DataError for a damaged shard."""
         for receipt in self.receipts().values():
             for line in self.lines(receipt):
+                yield json.loads(line)
+
+    def known_rows(self) -> Iterator[dict[str, Any]]:
+        """Every row of the earlier run, see `known_receipts`. Raises DataError for a damaged shard."""
+        for receipt in self.known_receipts().values():
+            for line in self.lines(receipt, self.known_folder(receipt.shard)):
                 yield json.loads(line)
 
     # -- writing -----------------------------------------------------------------------------------
@@ -196,13 +227,41 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what a killed run left half-written."""
-        for folder in (self.folder, self.folder / SHARDS):
+        for folder in (self.folder, self.folder / SHARDS, self.folder / BEFORE):
             for path in folder.glob("*.part"):
-                path.unlink(missing_ok=True)
+                if _HALF.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def write_run(self, run: RunFile) -> None:
         text = json.dumps(run.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        replace(self.folder / RUN, text.encode("utf-8", "surrogateescape"))
+        if any("\ud800" <= one <= "\udfff" for one in text):
+            # A name that is no UTF-8: escaped, it is what it was when it is read again.
+            text = json.dumps(run.to_dict(), indent=2) + "\n"
+        replace(self.folder / RUN, text.encode())
+
+    def set_aside(self, shard: int) -> None:
+        """Keep a finished shard that is about to be written over, and the run it belongs to, until `forget`.
+
+        What is there already is older, and stays.
+        """
+        if self._receipt(shard) is None or self.receipt_path(shard, BEFORE).exists():
+            return
+        (self.folder / BEFORE).mkdir(exist_ok=True)
+        _link(self.rows_path(shard), self.rows_path(shard, BEFORE))
+        if self.features_path(shard).exists():
+            _link(self.features_path(shard), self.features_path(shard, BEFORE))
+        _link(self.receipt_path(shard), self.receipt_path(shard, BEFORE))
+
+    def set_run_aside(self) -> None:
+        """Keep run.json beside the shards that will be written over, until `forget`; an older one stays."""
+        if (self.folder / RUN).exists():
+            (self.folder / BEFORE).mkdir(exist_ok=True)
+            if not (self.folder / BEFORE / RUN).exists():
+                _link(self.folder / RUN, self.folder / BEFORE / RUN)
+
+    def forget(self) -> None:
+        """Remove what was kept of an earlier run: the store is complete without it."""
+        shutil.rmtree(self.folder / BEFORE, ignore_errors=True)
 
     def write_shard(
         self, receipt: Receipt, rows: Sequence[Mapping[str, Any] | bytes], features: bytes | None
@@ -237,7 +296,8 @@ class Store:
 
 def replace(path: Path, content: bytes) -> None:
     """Put a file in place at once: beside it, to the disk, renamed. What was half-written goes on any failure."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # Two machines may have processes of one number, and write into one folder.
+    beside = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
         with beside.open("wb") as file:
             file.write(content)
@@ -248,6 +308,16 @@ def replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the disk has no such thing. Whole or not there."""
+    beside = target.with_name(f"{target.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        os.link(source, beside)
+    except OSError:
+        shutil.copyfile(source, beside)
+    beside.replace(target)
 
 
 def open_store(folder: str | os.PathLike[str]) -> Store:
