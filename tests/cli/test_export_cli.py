@@ -14,9 +14,9 @@ from typing import Any, get_args
 import pytest
 from PIL import Image
 
-from taglens.cli.export import FITS, FormatName
+from taglens.cli.export import FITS, STREAMED, FormatName
 from taglens.cli.main import start
-from taglens.collection.writers.export import Format
+from taglens.collection.writers.export import ONE_FILE, Format
 
 FORMATS = [name.value for name in FormatName]
 Run = Callable[..., tuple[int, str, str]]
@@ -72,7 +72,53 @@ def test_every_format_says_what_was_done(run: Run, format: str) -> None:
     else:
         assert said == f"taglens: 2 pictures, 4 tags; left out: 1 error row; {out}\n"
     assert Path(out).exists()
-    assert run("rows.jsonl", "--format", format, "--out", out, "--quiet")[::2] == (0, "")
+    again = ["--overwrite"] if Path(out).is_file() else []
+    assert run("rows.jsonl", "--format", format, "--out", out, "--quiet", *again)[::2] == (0, "")
+
+
+@pytest.mark.parametrize("format", sorted(ONE_FILE - {"parquet"}))
+def test_a_file_that_is_there_is_kept_unless_asked(run: Run, format: str) -> None:
+    Path("mine.json").write_text("mine")
+    status, printed, said = run("rows.jsonl", "--format", format, "--out", "mine.json")
+    assert (status, printed) == (2, "") and "mine.json is there already" in said and "--overwrite" in said
+    assert Path("mine.json").read_text() == "mine"
+    assert sorted(path.name for path in Path().iterdir()) == ["mine.json", "rows.jsonl", "x"]
+    assert run("rows.jsonl", "--format", format, "--out", "mine.json", "--overwrite")[0] == 0
+    assert Path("mine.json").read_text() != "mine"
+
+
+def test_the_labelling_beside_the_tasks_is_kept_too(run: Run) -> None:
+    Path("mine.config.xml").write_text("mine")
+    status, _, said = run("rows.jsonl", "--format", "labelstudio", "--out", "mine.json")
+    assert status == 2 and "mine.config.xml is there already" in said
+    assert Path("mine.config.xml").read_text() == "mine" and not Path("mine.json").exists()
+
+
+def test_a_dangling_link_and_a_device_are_not_replaced(run: Run) -> None:
+    Path("link.csv").symlink_to("nowhere")
+    assert run("rows.jsonl", "--format", "csv", "--out", "link.csv")[0] == 2
+    assert Path("link.csv").is_symlink()
+    os.mkfifo("pipe")
+    status, _, said = run("rows.jsonl", "--format", "csv", "--out", "pipe", "--overwrite")
+    assert status == 2 and "cannot write pipe" in said and Path("pipe").is_fifo()
+
+
+@pytest.mark.parametrize("format", STREAMED)
+def test_without_a_place_it_goes_to_standard_output(run: Run, format: str) -> None:
+    before = sorted(Path().rglob("*"))
+    status, printed, said = run("rows.jsonl", "--format", format)
+    assert status == 0 and said.startswith("taglens: ") and "4 tags" in said and said.count("\n") == 1
+    assert sorted(Path().rglob("*")) == before
+    assert run("rows.jsonl", "--format", format, "--out", "file")[0] == 0
+    assert printed == Path("file").read_text(encoding="utf-8") != ""
+
+
+@pytest.mark.parametrize("content", ["", line("x/a.jpg", "cat") + "junk\n"])
+@pytest.mark.parametrize("format", STREAMED)
+def test_nothing_is_passed_on_of_what_cannot_be_done(run: Run, format: str, content: str) -> None:
+    Path("rows.jsonl").write_text(content)
+    status, printed, said = run("rows.jsonl", "--format", format)
+    assert (status, printed) == (2, "") and said.count("\n") == 1
 
 
 def test_tags_are_chosen(run: Run) -> None:
@@ -135,7 +181,9 @@ def test_failures_are_told_and_counted(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--format", "csv"], "needs --out"),
+        (["--format", "parquet"], "needs --out"),
+        (["--format", "fiftyone"], "needs --out"),
+        (["--format", "txt", "--overwrite"], "--overwrite goes with"),
         (["--format", "csv", "--out", "a.csv", "--prefix", "x"], "--prefix goes with --format txt, not csv"),
         (["--format", "csv", "--out", "a.csv", "--separator", ";"], "--wide"),
         (["--format", "jsonl", "--out", "a", "--separator", ";"], "txt or csv"),
@@ -168,7 +216,7 @@ def test_rows_that_are_none(run: Run) -> None:
     status, _, said = run("rows.jsonl", "--format", "csv", "--out", "a.csv")
     assert status == 2 and "rows.jsonl, line 2" in said and not Path("a.csv").exists()
     Path("rows.jsonl").write_text("")
-    assert run("rows.jsonl", "--format", "csv", "--out", "a.csv")[0] == 2
+    assert run("rows.jsonl", "--format", "csv", "--out", "a.csv")[0] == 2 and not Path("a.csv").exists()
     assert "does not exist" in run("none.jsonl", "--format", "csv", "--out", "a.csv")[2]
 
 
@@ -179,7 +227,7 @@ def test_a_disk_that_is_full(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    status, _, said = run("rows.jsonl", "--format", "csv", "--out", "a.csv")
+    status, _, said = run("rows.jsonl", "--format", "csv", "--out", "a.csv", "--overwrite")
     assert status == 2 and "No space left" in said and Path("a.csv").read_text() == "old"
 
 
@@ -196,7 +244,7 @@ def test_killed_in_the_middle_the_old_file_stays(here: Path) -> None:
         "    with open('pipe', 'rb') as pipe:\n"
         "        for number, line in enumerate(pipe):\n"
         "            yield rows_in.parse_row(line, number=number, where='pipe')\n"
-        "export(rows(), Order('jsonl', Path('a.jsonl')), account=Account())\n"
+        "export(rows(), Order('jsonl', Path('a.jsonl'), overwrite=True), account=Account())\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     worker = subprocess.Popen([sys.executable, "-c", program], env=environment)

@@ -140,6 +140,27 @@ def test_fiftyone(here: Path) -> None:
     assert labels["classes"] == ['a "quoted" <tag>', "cat", "train"]
 
 
+def test_fiftyone_replaces_its_own_and_nobody_elses(here: Path) -> None:
+    def write(**options: bool) -> None:
+        counted, _ = account()
+        write_fiftyone(stored(*ROWS), Path("out"), pictures=Pictures(), account=counted, **options)
+
+    Path("out/.part").mkdir(parents=True)
+    Path("out/.part/mine").write_text("mine")
+    write()
+    write()
+    for name in ("labels.json", "data.json", "taglens-export.json"):
+        Path("out", name).write_text("mine")
+        with pytest.raises(UsageError, match="--overwrite"):
+            write()
+        assert Path("out", name).read_text() == "mine"
+        write(overwrite=True)
+        assert load(Path("out", name)) and Path("out/.part/mine").read_text() == "mine"
+    Path("out/taglens-export.json").unlink()
+    with pytest.raises(UsageError, match="not what an export left"):
+        write()
+
+
 def test_fiftyone_leaves_no_half_of_a_folder(here: Path) -> None:
     def rows() -> Iterator[StoredRow]:
         yield from stored(*ROWS)
@@ -191,7 +212,10 @@ def test_hf(here: Path) -> None:
 
 def test_somebodys_metadata_is_not_replaced(here: Path) -> None:
     counted, _ = account()
-    for content in ('{"file_name": "c.jpg", "text": "mine"}\n', "junk"):
+    write_hf(stored(*ROWS), Path(), pictures=Pictures(), account=counted)
+    ours = Path("metadata.jsonl").read_text()
+    mine = '{"file_name": "c.jpg", "text": "mine"}\n'
+    for content in (mine, "junk", "\n" + mine, ours + mine, ours.replace('"caption"', '"text"', 1)):
         Path("metadata.jsonl").write_text(content)
         with pytest.raises(UsageError, match="not written by taglens"):
             write_hf(stored(*ROWS), Path(), pictures=Pictures(), account=counted)

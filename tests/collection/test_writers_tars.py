@@ -87,6 +87,24 @@ def test_a_killed_export_is_marked_and_can_be_made_again(here: Path) -> None:
     assert content("out") == content("other")
 
 
+def test_a_tar_that_no_export_wrote_is_kept(here: Path) -> None:
+    export(*ROWS)
+    Path("out/000100.tar").write_bytes(b"mine")
+    before = content("out")
+    with pytest.raises(UsageError, match=r"000100\.tar"):
+        export(*ROWS)
+    assert content("out") == before
+    Path("out/000100.tar").rename("out/mine.tar")
+    export(*ROWS)
+    assert sorted(content("out")) == ["000000.tar", "mine.tar", INDEX]
+
+
+def test_members_of_tars_are_refused_by_name(here: Path) -> None:
+    Path("t.tar").write_bytes(b"archive")
+    ((source, why),) = export(row("t.tar/A/p003.jpg"))
+    assert source == "t.tar/A/p003.jpg" and why.startswith("is a member of t.tar") and "unpack" in why
+
+
 def test_a_picture_that_is_gone_or_another_now_is_a_failure(here: Path) -> None:
     digest = hashlib.sha256(Path("0.JPG").read_bytes()).hexdigest()
     rows = [row("0.JPG", sha256=digest), row("1.JPG", sha256=digest), row("gone.jpg")]

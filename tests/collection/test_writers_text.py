@@ -174,6 +174,19 @@ def test_two_pictures_that_would_share_a_file(here: Path) -> None:
     assert "a.jpg" in reason and Path("a.txt").read_text() == "cat"
 
 
+@pytest.mark.parametrize("mode", ["overwrite", "append"])
+def test_two_that_would_share_a_file_in_a_mixed_list(here: Path, mode: str) -> None:
+    rows = [row(name, name[2:]) for name in ("x/a.jpg", "y/b.jpg", "x/a.png", "y/a.jpg", "x/a.jpg")]
+    (reason,) = export(*rows, out=Path("out"), on_existing=mode)
+    assert "with x/a.jpg" in reason and Path("out/x/a.txt").read_text() == "a.jpg"
+
+
+def test_a_member_of_a_tar_has_no_sidecar(here: Path) -> None:
+    Path("t.tar").write_bytes(b"archive")
+    (reason,) = export(row("t.tar/A/p003.jpg", "cat"))
+    assert reason.startswith("is a member of t.tar")
+
+
 def test_a_picture_that_is_gone_has_no_sidecar(here: Path) -> None:
     (reason,) = export(row("gone.jpg", "cat"))
     assert "--pictures" in reason and not Path("gone.txt").exists()
@@ -203,8 +216,9 @@ def test_a_linked_folder_does_not_lead_out_either(here: Path) -> None:
     Path("elsewhere").mkdir()
     Path("out").mkdir()
     Path("out/x").symlink_to(here / "elsewhere")
-    (reason,) = export(row("x/c.jpg", "cat"), out=Path("out"))
-    assert "link" in reason and not list(Path("elsewhere").iterdir())
+    for name in ("x/c.jpg", "x/new/folder/c.jpg"):
+        (reason,) = export(row(name, "cat"), out=Path("out"))
+        assert "link" in reason and not list(Path("elsewhere").iterdir())
 
 
 def test_absolute_names_below_the_pictures_folder(here: Path) -> None:
@@ -274,6 +288,69 @@ def test_only_one_models_tags(here: Path) -> None:
     assert undo(model="toy@0") == Undone()
     undo(model="other@1")
     assert not Path(JOURNAL).exists()
+
+
+def test_what_replaced_a_models_tags_is_not_that_models(here: Path) -> None:
+    export(row("a.jpg", "person", "clothes"))
+    export(row("a.jpg", "person", "clothes", "wear", model="other@1"), on_existing="overwrite")
+    assert undo(model="toy") == Undone()
+    assert Path("a.txt").read_text() == "person, clothes, wear"
+    (entry,) = Journal.open(Path()).entries("a.txt")
+    assert entry.model == "other@1" and entry.before is None
+    assert undo(model="other") == Undone(removed=1)
+    assert not Path("a.txt").exists() and not Path(JOURNAL).exists()
+
+
+def test_the_last_of_several_models_takes_the_file_with_it(here: Path) -> None:
+    export(row("a.jpg", "cat"))
+    export(row("a.jpg", "dog", model="other@1"), on_existing="append")
+    undo(model="toy")
+    assert Path("a.txt").read_text() == "dog"
+    assert undo() == Undone(removed=1)
+
+
+def test_a_kept_past_is_told_again_and_takes_no_tag_twice(here: Path) -> None:
+    Path("a.txt").write_text("precious words")
+    export(row("a.jpg", "cat"), on_existing="overwrite")
+    Path("a.txt").write_text("cat, new")
+    undo()
+    Path("a.txt").write_text("cat, new")
+    assert undo() == Undone(kept=1)
+    assert Path("a.txt").read_text() == "cat, new"
+
+
+@settings(max_examples=60)
+@given(
+    st.none() | st.sampled_from([b"cat, mine", b"mine,\n", b"", b"Dog"]),
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(["cat", "dog", "sofa", "mine"]), min_size=1, max_size=3),
+            st.sampled_from(["append", "overwrite"]),
+            st.sampled_from(["one", "two", "three"]),
+        ),
+        max_size=5,
+    ),
+    st.permutations(["one", "two", "three"]),
+    st.integers(0, 3),
+)
+def test_models_are_taken_back_in_any_order_to_the_byte(
+    tmp_path_factory: pytest.TempPathFactory,
+    before: bytes | None,
+    rounds: list[tuple[list[str], str, str]],
+    order: list[str],
+    alone: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "a.jpg").write_bytes(b"picture")
+    if before is not None:
+        (folder / "a.txt").write_bytes(before)
+    for names, mode, model in rounds:
+        export(row("a.jpg", *dict.fromkeys(names), model=f"{model}@1"), folder=folder, on_existing=mode)
+    for model in order[:alone]:
+        undo(folder, model=model)
+    undo(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.jpg"] + ["a.txt"] * (before is not None)
+    assert before is None or (folder / "a.txt").read_bytes() == before
 
 
 @settings(max_examples=40)

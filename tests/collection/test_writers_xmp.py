@@ -145,6 +145,28 @@ def test_only_one_models_tags() -> None:
     assert last is not None and values(last) == ["mine"] and not models(last)
 
 
+@pytest.mark.parametrize("first", ["one@1", "two@2", "three@3"])
+@pytest.mark.parametrize("by_another", [None, False, True])
+def test_lists_and_packets_go_with_the_last_model(first: str, by_another: bool | None) -> None:
+    """Whichever goes first, and in whichever way another program has written the structs meanwhile."""
+    for before in (None, packet(), packet(subject("mine"))):
+        data = merged(before, tags("cat", "dog", model="one@1"), XmpForm(subject=False))
+        data = merged(data, tags("sofa", model="two@2"), XmpForm())
+        data = merged(data, tags("a & b", model="three@3"), XmpForm())
+        assert data is not None
+        data = data if by_another is None else rewritten(data, compact=by_another)
+        for model in [first, *sorted({"one@1", "two@2", "three@3"} - {first})]:
+            assert data is not None
+            data, count = unmerged(data, [model])
+            assert count == 1 + (model == "one@1")
+        if by_another is None or before is None:
+            assert data == before
+        else:
+            assert data is not None and b"taglens" not in data.partition(b"Description")[2].partition(b">")[2]
+            assert [values(data, which) for which in LISTS] == [values(before, which) for which in LISTS]
+            assert b"Bag" not in data or values(data) == ["mine"]
+
+
 # -- any packet, any names --------------------------------------------------------------------------
 
 NAMES = st.text(

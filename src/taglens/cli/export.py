@@ -5,9 +5,13 @@ Knows the options and which formats each one fits. Refuses to know formats (`tag
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
@@ -37,7 +41,13 @@ FITS: Mapping[str, tuple[str, ...]] = {
     "--embed": ("xmp",),
     "--shard-size": ("webdataset",),
     "--image-url": ("labelstudio",),
+    # The others leave what is there, or have an option of their own.
+    "--overwrite": ("jsonl", "csv", "parquet", "coco", "datumaro", "hf", "fiftyone", "labelstudio"),
 }
+
+
+# One text each, which goes to standard output where no file is named.
+STREAMED = ("jsonl", "csv", "coco", "datumaro")
 
 
 class FormatName(StrEnum):
@@ -63,9 +73,15 @@ def run(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="PATH", help="The file or folder; txt and xmp: beside the pictures if left out."
+            "--out",
+            metavar="PATH",
+            help="The file or folder. Left out: standard output (jsonl, csv, coco, datumaro), or beside the pictures "
+            "(txt, xmp).",
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that are there, whoever wrote them.")
+    ] = False,
     pictures: Annotated[
         Path | None,
         typer.Option(
@@ -149,6 +165,7 @@ def run(
         "--embed": embed or None,
         "--shard-size": shard_size,
         "--image-url": image_url,
+        "--overwrite": overwrite or None,
     }
     _require_fit(given, format)
     if pictures is not None and not pictures.is_dir():
@@ -156,15 +173,20 @@ def run(
     if format is FormatName.csv and separator is not None and not wide:
         raise UsageError("--separator goes with --wide in csv: otherwise each tag has its own row")
     text: dict[str, Any] = _present(separator=separator, prefix=prefix, on_existing=on_existing)
+    aside = None
+    if out is None and format in STREAMED:
+        # Written whole before it is passed on: what breaks off in the middle is no table.
+        aside = tempfile.TemporaryDirectory()
     order = Order(
         format=cast(Any, format.value),
-        out=out,
+        out=out if aside is None else Path(aside.name) / format,
         choice=_choice(threshold, top, kinds, exclude, underscores=underscores),
         pictures=Pictures(pictures),
         wide=wide,
         text=TextForm(with_caption=with_caption, **(text if format is FormatName.txt else {})),
         xmp=XmpForm(subject=not no_subject, **_present(root=root)),
         embed=embed,
+        overwrite=overwrite,
         **_present(
             wide_separator=separator if format is FormatName.csv else None,
             xmp_name=xmp_name,
@@ -175,12 +197,19 @@ def run(
     _require_other_place(source, order)
     progress = ProgressLine(None if is_terminal(sys.stderr) and not quiet else 0)
     account = Account(on_failure=_Failures(progress), on_row=progress.advance)
-    try:
-        export(read_rows(source, partial=partial), order, account=account)
-    finally:
-        progress.clear()
-    if not (account.written or account.left_out or account.failed or account.skipped):
-        raise UsageError(f"nothing to export: {source} holds no row")
+    with aside or contextlib.nullcontext():
+        try:
+            rows = read_rows(source, partial=partial)
+            first = next(rows, None)
+            if first is None:
+                raise UsageError(f"nothing to export: {source} holds no row")
+            export(chain([first], rows), order, account=account)
+        finally:
+            progress.clear()
+        if aside is not None and order.out is not None:
+            with order.out.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
     if not quiet or account.failed:
         say(account.text() + (f"; {out}" if out is not None else ""))
     return SOME_FAILED if account.failed else OK

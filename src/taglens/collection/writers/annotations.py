@@ -9,7 +9,9 @@ streams, so that only the labels are held in memory, never the rows.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,15 +20,16 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from taglens import __version__
-from taglens.collection.rows_in import StoredRow
+from taglens.collection.rows_in import LONGEST_LINE, StoredRow
 from taglens.collection.writers.choosing import Account, is_plain
-from taglens.collection.writers.files import Pictures, RowError, appearing, spill
+from taglens.collection.writers.files import INDEX, Pictures, RowError, appearing, spill
 from taglens.errors import UsageError
 from taglens.results import Tag, significant, to_line
 from taglens.staging import staged
 
 Named = Callable[[StoredRow], str]
 LOCAL_FILES = "/data/local-files/?d="
+_FIFTYONE = ("data.json", "labels.json")
 _NOT_UTF8 = "has a name that is not UTF-8, which JSON cannot hold"
 
 
@@ -173,17 +176,52 @@ def write_datumaro(rows: Iterable[StoredRow], out: Path, *, named: Named, accoun
         stream.write(b"\n]}}\n}\n")
 
 
-def write_fiftyone(rows: Iterable[StoredRow], out: Path, *, pictures: Pictures, account: Account) -> None:
+def write_fiftyone(
+    rows: Iterable[StoredRow], out: Path, *, pictures: Pictures, account: Account, overwrite: bool = False
+) -> None:
     """A folder that FiftyOne reads as a FiftyOneImageClassificationDataset: ``labels.json`` and ``data.json``.
 
     ``data.json`` says where the pictures are, so none is copied. Keys are the rows' numbers, because FiftyOne cuts
-    keys at their last dot.
+    keys at their last dot. ``taglens-export.json`` beside them says what was written, so that a later export may
+    replace it.
+
+    Args:
+        overwrite: replace these two even if they are not what an earlier export wrote.
+
+    Raises:
+        UsageError: they are not, or ``out`` is a file.
     """
+    if not overwrite and not out.is_file():
+        _require_ours(out)
     try:
         with staged(out, last="labels.json") as folder:
             _write_fiftyone(rows, folder, pictures, account)
+            index = {"taglens_export": 1, "files": {name: _sum(folder / name) for name in _FIFTYONE}}
+            (folder / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
     except FileExistsError:
         raise UsageError(f"--out {out} is a file; name a folder") from None
+
+
+def _require_ours(out: Path) -> None:
+    """Raises UsageError where a file would be replaced that is not as an earlier export left it."""
+    try:
+        sums = json.loads((out / INDEX).read_text(encoding="utf-8"))["files"]
+        known = {name: sums.get(name) for name in _FIFTYONE}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = {}
+    if not known and os.path.lexists(out / INDEX):
+        raise UsageError(f"{out} holds another export; name another folder, or replace it: --overwrite")
+    for name in _FIFTYONE:
+        path = out / name
+        if os.path.lexists(path) and (not path.is_file() or _sum(path) != known.get(name)):
+            raise UsageError(
+                f"{path} is there and is not what an export left; name another folder, or replace it: --overwrite"
+            )
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_fiftyone(rows: Iterable[StoredRow], folder: Path, pictures: Pictures, account: Account) -> None:
@@ -228,7 +266,7 @@ def write_labelstudio(
         address: what stands before a picture's name to make it an address Label Studio can open.
     """
     names: dict[str, None] = {}
-    with appearing(out.with_name(out.stem + ".config.xml")) as config:
+    with appearing(config_of(out)) as config:
         with appearing(out) as stream:
             stream.write(b"[\n")
             tasks = _List(stream)
@@ -248,6 +286,11 @@ def write_labelstudio(
                 f'  <Choices name="tags" toName="image" choice="multiple">\n{choices}  </Choices>\n</View>\n'
             ).encode()
         )
+
+
+def config_of(out: Path) -> Path:
+    """Where the labelling for tasks in ``out`` goes."""
+    return out.with_name(out.stem + ".config.xml")
 
 
 def _task(row: StoredRow, address: str) -> dict[str, Any]:
@@ -270,13 +313,16 @@ def _task(row: StoredRow, address: str) -> dict[str, Any]:
     return {"data": data, "predictions": [{"model_version": one.model, "score": score, "result": [result]}]}
 
 
-def write_hf(rows: Iterable[StoredRow], out: Path, *, pictures: Pictures, account: Account) -> None:
+def write_hf(
+    rows: Iterable[StoredRow], out: Path, *, pictures: Pictures, account: Account, overwrite: bool = False
+) -> None:
     """``metadata.jsonl`` for the folder that holds the pictures, as ``load_dataset("imagefolder")`` reads it.
 
     Args:
         out: the folder, or the file in it.
         pictures: what relative names are relative to; pictures outside ``out``'s folder are failures, because the
             format cannot name them.
+        overwrite: replace a ``metadata.jsonl`` whoever wrote it.
 
     Raises:
         UsageError: a ``metadata.jsonl`` is there that was not written here: it may hold somebody's captions.
@@ -287,8 +333,10 @@ def write_hf(rows: Iterable[StoredRow], out: Path, *, pictures: Pictures, accoun
         raise UsageError(
             f"--out {out}: expected the pictures' folder, or its metadata.jsonl, which is read by name"
         )
-    if out.exists() and not _ours(out):
-        raise UsageError(f"{out} is there and was not written by taglens; move it away first")
+    if not overwrite and os.path.lexists(out) and not _ours(out):
+        raise UsageError(
+            f"{out} is there and was not written by taglens; move it away first, or replace it: --overwrite"
+        )
     home = Pictures(out.parent)
     with appearing(out) as stream:
         for row in rows:
@@ -318,11 +366,19 @@ def write_hf(rows: Iterable[StoredRow], out: Path, *, pictures: Pictures, accoun
             account.written += 1
 
 
+_HF = {"file_name", "tags", "tag_scores", "tag_ids", "tag_kinds", "caption", "tag_model", "tag_vocabulary"}
+
+
 def _ours(path: Path) -> bool:
-    with path.open("rb") as file:
-        first = file.readline(1 << 20)
-    try:
-        row = json.loads(first) if first.strip() else {"tag_model": ""}
-    except ValueError:
+    """Whether every line has the fields that are written here and no others; so has a file without a byte."""
+    if path.is_symlink() or not path.is_file():
         return False
-    return isinstance(row, dict) and "tag_model" in row
+    with path.open("rb") as file:
+        while line := file.readline(LONGEST_LINE):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                return False
+            if not isinstance(row, dict) or row.keys() != _HF:
+                return False
+    return True

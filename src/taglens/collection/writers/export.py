@@ -14,6 +14,7 @@ from taglens.collection.rows_in import StoredRow
 from taglens.collection.writers import tables
 from taglens.collection.writers.annotations import (
     LOCAL_FILES,
+    config_of,
     named_by,
     write_coco,
     write_datumaro,
@@ -22,7 +23,7 @@ from taglens.collection.writers.annotations import (
     write_labelstudio,
 )
 from taglens.collection.writers.choosing import Account, Choice, chosen
-from taglens.collection.writers.files import Pictures
+from taglens.collection.writers.files import Pictures, require_new
 from taglens.collection.writers.sidecars import ExifTool, XmpName, embed_xmp, write_xmp
 from taglens.collection.writers.tars import write_webdataset
 from taglens.collection.writers.text import TextForm, write_text
@@ -44,6 +45,7 @@ Format = Literal[
 ]
 # Beside the pictures, unless a folder is named.
 SIDECARS: frozenset[Format] = frozenset({"txt", "xmp"})
+ONE_FILE: frozenset[Format] = frozenset({"jsonl", "csv", "parquet", "coco", "datumaro", "labelstudio"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Order:
         wide, wide_separator: see `tables.write_csv`.
         text: of txt; xmp, xmp_name, embed: of xmp.
         shard_size: of webdataset; address: of labelstudio.
+        overwrite: replace files that are there, whoever wrote them; means nothing for sidecars and webdataset.
     """
 
     format: Format
@@ -70,6 +73,7 @@ class Order:
     embed: bool = False
     shard_size: int = 1000
     address: str = LOCAL_FILES
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         if self.out is None and self.format not in SIDECARS:
@@ -82,7 +86,7 @@ def export(rows: Iterable[StoredRow], order: Order, *, account: Account) -> None
     """Write all rows, one at a time; what happened stands in ``account``.
 
     Raises:
-        UsageError, MissingExtraError: the order cannot be done.
+        UsageError, MissingExtraError: the order cannot be done, or would replace a file that is there.
         DataError: a row or shard is damaged; nothing new is left then, except sidecars already written.
         OSError: the disk refused.
     """
@@ -99,6 +103,8 @@ def export(rows: Iterable[StoredRow], order: Order, *, account: Account) -> None
             write_xmp(rows, folder, form=order.xmp, pictures=pictures, account=account, name=order.xmp_name)
         return
     assert out is not None
+    if format in ONE_FILE:
+        require_new(out, overwrite=order.overwrite)
     named = named_by(pictures)
     if format == "jsonl":
         tables.write_jsonl(rows, out, account=account)
@@ -113,12 +119,13 @@ def export(rows: Iterable[StoredRow], order: Order, *, account: Account) -> None
         inside = named_by(Pictures(pictures.folder or Path()))
         write_datumaro(rows, out, named=inside, account=account)
     elif format == "hf":
-        write_hf(rows, out, pictures=pictures, account=account)
+        write_hf(rows, out, pictures=pictures, account=account, overwrite=order.overwrite)
     elif format == "webdataset":
         write_webdataset(rows, out, pictures=pictures, account=account, shard_size=order.shard_size)
     elif format == "fiftyone":
-        write_fiftyone(rows, out, pictures=pictures, account=account)
+        write_fiftyone(rows, out, pictures=pictures, account=account, overwrite=order.overwrite)
     else:
+        require_new(config_of(out), overwrite=order.overwrite)
         write_labelstudio(rows, out, named=named, account=account, address=order.address)
 
 

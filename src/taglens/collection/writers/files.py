@@ -21,6 +21,9 @@ from typing import BinaryIO
 from taglens.errors import UsageError
 from taglens.inference.sources import shown_name
 
+# What an export has written into a folder of its own.
+INDEX = "taglens-export.json"
+
 
 class RowError(Exception):
     """One row that cannot be written as asked; the others can."""
@@ -45,14 +48,26 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def inside_file(path: Path) -> Path | None:
+    """The file that a name treats as a folder, as the names of a tar's members do."""
+    return next((each for each in path.parents if is_there(each)), None)
+
+
+def in_archive(archive: Path) -> str:
+    """What to tell of a picture in such a file."""
+    return (
+        f"is a member of {shown(archive)}, and members of tars are not read here; unpack it and tag the files"
+    )
+
+
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[BinaryIO]:
     """A stream whose content is at ``path`` once the block ends well, and nowhere if it does not.
 
     Raises:
-        UsageError: ``path`` is a folder, or lies in one that does not exist or cannot be written to.
+        UsageError: ``path`` is a folder or a device, or lies in one that does not exist or cannot be written to.
     """
-    if path.is_dir() or not path.parent.is_dir():
+    if (path.exists() and not path.is_file()) or not path.parent.is_dir():
         raise UsageError(f"cannot write {path}: expected a file name in a folder that exists")
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -68,6 +83,12 @@ def appearing(path: Path) -> Iterator[BinaryIO]:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def require_new(path: Path, *, overwrite: bool) -> None:
+    """Raises UsageError where a file is there and was not to be replaced: it may be somebody's own."""
+    if not overwrite and (path.is_file() or path.is_symlink()):
+        raise UsageError(f"{path} is there already; name another file, or replace it: --overwrite")
 
 
 @contextlib.contextmanager
@@ -171,6 +192,39 @@ class Pictures:
         return "/".join(parts)
 
 
+class Taken:
+    """Which picture got which file, in one export.
+
+    Held in a file without a name that the system clears away, so that memory does not grow with the pictures. Raises
+    OSError where that file cannot be written.
+    """
+
+    def __init__(self) -> None:
+        import sqlite3  # here, because few exports need it
+
+        self._full = sqlite3.Error
+        self._names = sqlite3.connect("")
+        self._names.execute("PRAGMA journal_mode = OFF")
+        self._names.execute("CREATE TABLE taken (place BLOB PRIMARY KEY, source TEXT) WITHOUT ROWID")
+
+    def claim(self, place: Path, source: str) -> str:
+        """The source of the picture that had this file first: the given one, if none had."""
+        name = os.fsencode(place)
+        try:
+            done = self._names.execute("INSERT OR IGNORE INTO taken VALUES (?, ?)", (name, source))
+            if done.rowcount:
+                return source
+            (first,) = self._names.execute("SELECT source FROM taken WHERE place = ?", (name,)).fetchone()
+        except self._full as error:
+            raise OSError(
+                errno.ENOSPC, f"cannot keep account of files in {tempfile.gettempdir()}: {error}"
+            ) from None
+        return str(first)
+
+    def close(self) -> None:
+        self._names.close()
+
+
 def require_folder(folder: Path, path: Path) -> None:
     """Make the folders between ``folder`` and a file in it; none of them may be a link that leads elsewhere.
 
@@ -178,9 +232,10 @@ def require_folder(folder: Path, path: Path) -> None:
         RowError: one is, or a file is in the way.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        inside = path.parent.resolve().is_relative_to(folder.resolve())
+        # Looked at first: a link leads to where nothing may be made either.
+        if path.parent.resolve().is_relative_to(folder.resolve()):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return
     except OSError as error:
         raise for_one(error, path.parent) from None
-    if not inside:
-        raise RowError(f"{shown(path.parent)} leads out of {shown(folder)} through a link")
+    raise RowError(f"{shown(path.parent)} leads out of {shown(folder)} through a link")

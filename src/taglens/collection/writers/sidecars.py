@@ -10,6 +10,7 @@ used.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from taglens.collection.writers.choosing import Account, is_plain
 from taglens.collection.writers.files import (
     Pictures,
     RowError,
+    Taken,
     for_one,
     put,
     read_sidecar,
@@ -121,30 +123,28 @@ def write_xmp(
     """
     if name not in ("full", "stem"):
         raise UsageError(f"--xmp-name is {name!r}; expected full (photo.jpg.xmp) or stem (photo.xmp)")
-    folder, written = Folder(), set[str]()
-    for row in rows:
-        source = row.prediction.source
-        try:
-            picture = sidecar_place(row, out, pictures=pictures)
-            if out is not None:
-                require_folder(out, picture)
-            if picture.parent != folder.path:
-                written.clear()
-            place = folder.place(picture, name)
-            if place == picture:
-                raise RowError(f"is called {shown(picture)} itself; it is left alone")
-            if out is not None and name == "stem" and place.name in written:
-                raise RowError(f"would share {shown(place)} with another picture; use --xmp-name full")
-            changed = merge_file(place, tags_of(row, account), form)
-        except RowError as error:
-            account.fail(source, str(error))
-            continue
-        written.add(place.name)
-        if place.name.casefold() not in folder.sidecars:
-            folder.add(place.name)
-        account.written += 1
-        account.tags += len(row.prediction.tags or ())
-        account.unchanged += not changed
+    folder = Folder()
+    with contextlib.closing(Taken()) as taken:
+        for row in rows:
+            source = row.prediction.source
+            try:
+                picture = sidecar_place(row, out, pictures=pictures)
+                if out is not None:
+                    require_folder(out, picture)
+                place = folder.place(picture, name)
+                if place == picture:
+                    raise RowError(f"is called {shown(picture)} itself; it is left alone")
+                if out is not None and name == "stem" and taken.claim(place, source) != source:
+                    raise RowError(f"would share {shown(place)} with another picture; use --xmp-name full")
+                changed = merge_file(place, tags_of(row, account), form)
+            except RowError as error:
+                account.fail(source, str(error))
+                continue
+            if place.name.casefold() not in folder.sidecars:
+                folder.add(place.name)
+            account.written += 1
+            account.tags += len(row.prediction.tags or ())
+            account.unchanged += not changed
 
 
 def merge_file(place: Path, tags: list[XmpTag], form: XmpForm) -> bool:

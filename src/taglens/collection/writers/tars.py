@@ -18,11 +18,19 @@ from typing import Any
 
 from taglens.collection.rows_in import StoredRow
 from taglens.collection.writers.choosing import Account
-from taglens.collection.writers.files import Pictures, RowError, appearing, put, shown
+from taglens.collection.writers.files import (
+    INDEX,
+    Pictures,
+    RowError,
+    appearing,
+    in_archive,
+    inside_file,
+    put,
+    shown,
+)
 from taglens.errors import UsageError
 from taglens.results import to_line
 
-INDEX = "taglens-export.json"
 _SHARD = re.compile(r"\d{6,}\.tar")
 _SIGNS = (
     (b"\xff\xd8\xff", "jpg"),
@@ -51,12 +59,14 @@ def write_webdataset(
         raise UsageError(f"--shard-size must be 1 or more, found {shard_size}")
     older = _require_place(out)
     out.mkdir(parents=True, exist_ok=True)
-    _write_index(out, {}, complete=False)
     samples = _samples(rows, pictures, account)
     names: dict[str, int] = {}
+    _write_index(out, older, complete=False)
     while group := next(samples, None):
         name = f"{len(names):06d}.tar"
         names[name] = 0
+        # Listed before it is there: what a kill leaves is known to be ours.
+        _write_index(out, older | names, complete=False)
         with (
             appearing(out / name) as stream,
             tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tar,
@@ -70,7 +80,7 @@ def write_webdataset(
                 account.written += 1
                 account.tags += len(row.prediction.tags or ())
                 group = next(islice(samples, 1), None) if names[name] < shard_size else None
-    for name in older - names.keys():
+    for name in older.keys() - names.keys():
         (out / name).unlink(missing_ok=True)
     _write_index(out, names, complete=True)
 
@@ -80,20 +90,27 @@ def _write_index(out: Path, shards: dict[str, int], *, complete: bool) -> None:
     put(out / INDEX, (json.dumps(index, indent=1) + "\n").encode())
 
 
-def _require_place(out: Path) -> set[str]:
-    """The tars of an earlier export, finished or killed, which may be replaced."""
+def _require_place(out: Path) -> dict[str, int]:
+    """The tars that an earlier export has listed, finished or killed; others are somebody's."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; name a folder")
     there = {path.name for path in out.iterdir()} if out.exists() else set()
     if not there:
-        return there
+        return {}
     try:
-        ours = json.loads((out / INDEX).read_text(encoding="utf-8"))["taglens_export"] == 1
+        index = json.loads((out / INDEX).read_text(encoding="utf-8"))
+        ours = index["taglens_export"] == 1 and isinstance(index["shards"], dict)
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
         raise UsageError(f"--out {out} holds other things than such an export; name a new folder")
-    return {name for name in there if _SHARD.fullmatch(name)}
+    tars = {name for name in there if _SHARD.fullmatch(name)}
+    if strangers := sorted(tars - index["shards"].keys()):
+        raise UsageError(
+            f"--out {out} holds {strangers[0]}, which no export has written and which would be read with it; move it "
+            "away, or name a new folder"
+        )
+    return dict.fromkeys(sorted(tars), 0)
 
 
 def _samples(
@@ -106,7 +123,9 @@ def _samples(
         except RowError as error:
             account.fail(row.prediction.source, str(error))
         except OSError as error:
-            account.fail(row.prediction.source, f"cannot read {shown(path)}: {error.strerror}")
+            archive = inside_file(path)
+            reason = f"cannot read {shown(path)}: {error.strerror}"
+            account.fail(row.prediction.source, reason if archive is None else in_archive(archive))
         else:
             if row.sha256 is not None and hashlib.sha256(content).hexdigest() != row.sha256:
                 account.fail(row.prediction.source, "has changed since it was tagged; tag it again")

@@ -6,9 +6,9 @@ Every file written is noted first (`taglens.collection.provenance`), so that `un
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,10 @@ from taglens.collection.writers.choosing import Account, is_plain, key
 from taglens.collection.writers.files import (
     Pictures,
     RowError,
+    Taken,
     for_one,
+    in_archive,
+    inside_file,
     is_there,
     put,
     read_sidecar,
@@ -141,21 +144,19 @@ def places(
     rows: Iterable[StoredRow], out: Path | None, *, pictures: Pictures, account: Account, suffix: str
 ) -> Iterator[tuple[StoredRow, Path]]:
     """Where each row's sidecar goes. Of two pictures that would share one, the second is a failure."""
-    folder, taken = "", dict[str, str]()
-    for row in rows:
-        source = row.prediction.source
-        try:
-            place = sidecar_place(row, out, pictures=pictures).with_suffix(suffix)
-            if os.fspath(place.parent) != folder:
-                folder, taken = os.fspath(place.parent), {}
-            other = taken.setdefault(place.name, source)
-            if other != source:
-                raise RowError(f"would share {shown(place)} with {other}; rename one of them")
-            if out is not None:
-                require_folder(out, place)
-            yield row, place
-        except RowError as error:
-            account.fail(source, str(error))
+    with contextlib.closing(Taken()) as taken:
+        for row in rows:
+            source = row.prediction.source
+            try:
+                place = sidecar_place(row, out, pictures=pictures).with_suffix(suffix)
+                other = taken.claim(place, source)
+                if other != source:
+                    raise RowError(f"would share {shown(place)} with {other}; rename one of them")
+                if out is not None:
+                    require_folder(out, place)
+                yield row, place
+            except RowError as error:
+                account.fail(source, str(error))
 
 
 def sidecar_place(row: StoredRow, out: Path | None, *, pictures: Pictures) -> Path:
@@ -164,6 +165,8 @@ def sidecar_place(row: StoredRow, out: Path | None, *, pictures: Pictures) -> Pa
         return out / pictures.within(row.path)
     picture = pictures.find(row.path)
     if not is_there(picture):
+        if (archive := inside_file(picture)) is not None:
+            raise RowError(in_archive(archive))
         raise RowError(
             "is not there, so nothing is written beside it; say where the pictures are: --pictures FOLDER, "
             "or where sidecars go: --out FOLDER"
@@ -260,7 +263,7 @@ def untag_folder(
         DataError: the journal is damaged, or a file cannot be read or written.
     """
     journal = Journal.open(folder)
-    dropped: dict[str, list[int]] = {}
+    changes: dict[str, Mapping[int, Entry | None]] = {}
     failures: list[str] = []
     known = journal.names
     try:
@@ -268,13 +271,12 @@ def untag_folder(
             entries = journal.entries(name)
             done = {index for index, one in enumerate(entries) if is_model(one.model, model)}
             try:
-                keep = _take_back(folder / name, entries, done, undone)
-                dropped[name] = [index for index in done if index not in keep]
+                changes[name] = _take_back(folder / name, entries, done, undone)
             except (RowError, OSError) as error:
                 failures.append(str(error))
     finally:
-        if any(dropped.values()):
-            journal.drop(dropped)
+        if any(changes.values()):
+            journal.change(changes)
     if failures:
         more = f" (and {len(failures) - 1} more files)" if len(failures) > 1 else ""
         raise DataError(f"cannot take back what was written in {shown(folder)}: {failures[0]}{more}")
@@ -285,37 +287,60 @@ def is_model(ref: str, wanted: str | None) -> bool:
     return wanted is None or wanted in (ref, ref.partition("@")[0])
 
 
-def _take_back(path: Path, entries: Sequence[Entry], chosen: set[int], undone: Undone) -> set[int]:
-    """Bring one file back, newest entry first; returns the entries that must be kept."""
-    content = there = read_sidecar(path, limit=2 * LONGEST)
-    keep: set[int] = set()
+def _take_back(
+    path: Path, entries: Sequence[Entry], chosen: set[int], undone: Undone
+) -> dict[int, Entry | None]:
+    """Bring one file back, newest entry first; returns what becomes of entries, None for those that are done.
+
+    What an entry added may stand in the file, and in what later entries that stay say was there before them; up to
+    the first of these that replaced it all.
+    """
+    there = read_sidecar(path, limit=2 * LONGEST)
+    left = dict(enumerate(entries))
+    # What was there before each entry that stays; the file as it is comes last.
+    states: dict[int, bytes | None] = {len(entries): there}
     exact = True
     for index in range(len(entries) - 1, -1, -1):
-        entry = entries[index]
+        entry = left.pop(index)
         if index not in chosen:
             exact = False
-        elif content is not None and digest(content) == entry.after:
-            content = entry.before
-        elif content == entry.before:
-            continue  # killed before it was written, or taken back already
-        elif content is not None:
-            exact = False
-            content = _less(content, entry)
-            earlier = entries[index - 1].after if index else ""
-            if entry.replaced and entry.before and digest(entry.before) not in (earlier, entry.after):
-                keep.add(index)
-    if content == there:
-        undone.kept += bool(keep)
-        return keep
-    if content is None:
+            left[index], states[index] = entry, entry.before
+            continue
+        above = states[min(states)]
+        edited = above is not None and above != entry.before and digest(above) != entry.after
+        exact = exact and not edited
+        _take_out(entry, left, states)
+        earlier = entries[index - 1].after if index else ""
+        own = entry.before is not None and digest(entry.before) not in (earlier, entry.after)
+        if edited and entry.replaced and entry.before and own:
+            left[index], states[index] = replace(entry, added=(), tags=()), entry.before
+    content = states.pop(len(entries))
+    undone.kept += any(index in left for index in chosen)
+    if content is None and there is not None:
         path.unlink()
         undone.removed += 1
-    else:
+    elif content is not None and content != there:
         put(path, content)
         undone.restored += exact
         undone.cleaned += not exact
-        undone.kept += bool(keep)
-    return keep
+    now = {index: replace(entry, before=states[index]) for index, entry in left.items()}
+    return {index: now.get(index) for index, entry in enumerate(entries) if now.get(index) != entry}
+
+
+def _take_out(entry: Entry, left: dict[int, Entry], states: dict[int, bytes | None]) -> None:
+    """Take an entry out of all that came after it, up to an entry that replaced everything."""
+    below: int | None = None
+    for place in sorted(states):
+        old = states[place]
+        new = old
+        if old is not None and old != entry.before:
+            new = entry.before if digest(old) == entry.after else _less(old, entry)
+        states[place] = new
+        if below is not None and old is not None and new is not None and left[below].after == digest(old):
+            left[below] = replace(left[below], after=digest(new))
+        if place in left and left[place].replaced:
+            return
+        below = place
 
 
 def _less(content: bytes, entry: Entry) -> bytes | None:

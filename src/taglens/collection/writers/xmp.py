@@ -16,6 +16,7 @@ meaning and not on places; where nobody has rewritten it, the bytes are those of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -301,8 +302,13 @@ def unmerged(data: bytes, wanted: Iterable[str] | None = None) -> tuple[bytes | 
         return data, 0
     gone: list[Element] = []
     emptied: set[Element] = set()
+    staying = [one for one in structs if one not in taken]
+    handed: dict[int, set[str]] = {}
     for which in LISTS:
         gone += _unlisted(packet, which, taken)
+        heir = next((place for place, one in enumerate(staying) if which in one.added()), None)
+        if heir is not None and any(which in one.words("Made") for one in taken):
+            handed.setdefault(heir, set()).add(which)
     if len(taken) == len(structs):
         gone += packet.properties((OURS, "Tags"))
         created = packet.properties((OURS, "Created"))
@@ -319,7 +325,32 @@ def unmerged(data: bytes, wanted: Iterable[str] | None = None) -> tuple[bytes | 
     left = [one for one in packet.descriptions if one not in emptied and (one.children or _says_more(one))]
     if by_us and not left:
         return None, len(taken)
-    return apply(data, [removed(data, element) for element in lost | emptied]), len(taken)
+    edits = [removed(data, element) for element in lost | emptied]
+    edits += [_made_by(data, staying[place], words) for place, words in handed.items()]
+    return apply(data, edits), len(taken)
+
+
+def _made_by(data: bytes, struct: _Struct, lists: set[str]) -> Edit:
+    """Let a struct that stays say that lists did not exist before, since the one that said so goes."""
+    words = struct.words("Made") | lists
+    text = " ".join(which for which in LISTS if which in words)
+    for element in (struct.element, *struct.element.named((RDF, "Description"))):
+        fields = [child for child in element.children if child.name[0] == OURS]
+        for made in element.named((OURS, "Made")):
+            if not made.bare:
+                return Edit(made.opened, made.closing, text)
+            return Edit(made.start, made.end, f"<{made.qname}>{text}</{made.qname}>")
+        if fields and (OURS, "Made") not in element.attributes:
+            name = f"{fields[0].prefix}Made"
+            return inserted(data, element, [f"<{name}>{text}</{name}>"])
+        if any(space == OURS for space, _ in element.attributes):
+            prefix = next(one for one, space in element.scope.items() if one and space == OURS)
+            tag = data[element.start : element.opened].decode()
+            found = re.search(rf"""\s{re.escape(prefix)}:Made\s*=\s*("[^"]*"|'[^']*')""", tag)
+            begin, end = found.span() if found else (1 + len(element.qname),) * 2
+            begin, end = (element.start + len(tag[:place].encode()) for place in (begin, end))
+            return Edit(begin, end, f' {prefix}:Made="{text}"')
+    raise XmlError("has a taglens:Tags that is written in no known way")
 
 
 def _unlisted(packet: Packet, which: ListName, taken: Sequence[_Struct]) -> list[Element]:
