@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -365,38 +366,39 @@ def test_neither_source_is_overwritten(whole: Path, tmp_path: Path) -> None:
 # -- machines that give way --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_files(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """No file may grow past 20 kB, as on a disk that is full."""
+@contextmanager
+def small_files() -> Iterator[None]:
+    """No file may grow past 20 kB, as on a disk that is full; nor may the log of these tests, so leave soon."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("command", ["convert", "bundle"])
-@pytest.mark.usefixtures("small_files")
 def test_a_full_disk_leaves_nothing(command: str, whole: Path, tmp_path: Path) -> None:
     source = whole / ("zip.pth" if command == "convert" else "model")
     out = tmp_path / "new" / "folder"
-    refused(invoke(command, source, "--out", out), out, f"cannot write {out}", "make room")
+    with small_files():
+        run = invoke(command, source, "--out", out)
+    refused(run, out, f"cannot write {out}", "make room")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", ["convert", "bundle"])
-def test_a_full_disk_leaves_what_was_there(
-    command: str, whole: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_a_full_disk_leaves_what_was_there(command: str, whole: Path, tmp_path: Path) -> None:
     source, out = (whole / "zip.pth", tmp_path / "model")
     assert invoke("convert", source, "--out", out, "--name", "older").exit_code == 0
     if command == "bundle":
         source, out = out, tmp_path / "bundle"
         assert invoke("bundle", source, "--out", out).exit_code == 0
     before = contents(out)
-    request.getfixturevalue("small_files")
-    run = invoke(command, source, "--out", out, "--name", "newer")
+    with small_files():
+        run = invoke(command, source, "--out", out, "--name", "newer")
     assert run.exit_code == 2 and run.stderr.count("\n") == 1 and "make room" in run.stderr
     assert contents(out) == before
     if command == "bundle":

@@ -468,7 +468,12 @@ def test_a_real_interruption_and_rows_that_come_at_once(here: Path) -> None:
     )
     command = [sys.executable, "-c", program, "tag", "red.png", "slow", "--json", "--batch-size", "1"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        # Whoever runs the tests in the background may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         assert running.stdout is not None
         assert json.loads(running.stdout.readline())["source"] == "red.png"
