@@ -459,7 +459,9 @@ def test_a_real_interruption_and_rows_that_come_at_once(here: Path) -> None:
     """Rows arrive while the program still waits for the rest (a pipe that never gives its picture)."""
     os.mkfifo("slow")
     program = (
-        PROGRAM.replace("main()\n", "")
+        # Whoever runs the tests in the background may have the signal ignored.
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        + PROGRAM.replace("main()\n", "")
         + "load = fake_tagger.load\n"
         + "def slow(path, **rest):\n"
         + "    return open('slow').read() if str(path) == 'slow' else load(path, **rest)\n"
@@ -468,12 +470,7 @@ def test_a_real_interruption_and_rows_that_come_at_once(here: Path) -> None:
     )
     command = [sys.executable, "-c", program, "tag", "red.png", "slow", "--json", "--batch-size", "1"]
     with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment(),
-        # Whoever runs the tests in the background may have it ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
     ) as running:
         assert running.stdout is not None
         assert json.loads(running.stdout.readline())["source"] == "red.png"
