@@ -8,6 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time, so that a run says something about the code alone; TAGLENS_EXPLORE=1 draws others.
+settings.register_profile("steady", derandomize=True)
+settings.register_profile("explore")
+settings.load_profile("explore" if os.environ.get("TAGLENS_EXPLORE") else "steady")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

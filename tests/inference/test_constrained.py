@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -205,6 +205,9 @@ def test_enough_beams_find_the_best_of_all_texts(
     seed: int, wish: tuple[list[Demand], Joints], lengths: tuple[int, int], penalty: float
 ) -> None:
     demands, joints = wish
+    # Room is kept for each demand by itself: texts that say two at once in their last pieces are passed over.
+    said = [{piece for form in demand for piece in form} for demand in demands]
+    assume(not any(one & other for one, other in combinations(said, 2)))
     toy, bounds = Toy(4, seed=seed), Bounds(END, lengths[1], min(lengths), penalty)
     expected = every_text(toy, bounds, demands, joints)[:5]
     (found,) = constrained_search(
