@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from taglens.language.spelling import Speller
+from taglens.language.parser import parse
+from taglens.language.spelling import ESTABLISHED, Speller
+from taglens.language.tagger import default_tagger
+from taglens.language.tokens import tokenize
+from taglens.language.word_lists import WORDS
 
 COUNTS = {
     "people": 900,
@@ -46,3 +50,14 @@ def test_a_word_met_often_enough_is_right_by_itself() -> None:
 def test_the_more_frequent_word_wins() -> None:
     counts = {"boats": 100, "bots": 0, "boots": 3000}
     assert Speller(counts)("bots") == "boots"
+
+
+def test_the_shipped_speller_leaves_the_true_words_that_look_like_slips() -> None:
+    counts, listed = default_tagger().counts, tokenize((WORDS / "spelt.txt").read_text(encoding="utf-8"))
+    speller = Speller(counts)
+    assert [word for word in listed if word.isalpha() and speller(word) != word] == []
+    # Without the list each would be taken for another word, but for those of its remarks.
+    bare = Speller({word: count for word, count in counts.items() if count != ESTABLISHED})
+    assert sum(bare(word) != word for word in listed) > 800
+    assert (speller("shrit"), speller("peopole")) == ("shirt", "people")
+    assert parse("a boar eats broth").objects == ("boar", "broth")
