@@ -333,11 +333,25 @@ def test_a_short_caption_needs_no_other_least_length(caption: Run) -> None:
 
 
 @pytest.mark.parametrize("command", [["caption"], ["tag", "--caption"]])
-def test_a_model_without_captions_is_refused_with_the_cure(command: list[str], taglens: Run) -> None:
-    outcome = taglens(*command, "0.png", "--json")
+def test_a_model_without_captions_is_refused_with_the_cure(
+    command: list[str], taglens: Run, weights: Path
+) -> None:
+    assert taglens("convert", weights, "--out", "mute", "--json").status == 0
+    outcome = taglens(*command, "0.png", "--json", "--model", "mute")
     assert (outcome.status, outcome.out) == (2, "")
-    assert "starter@" in outcome.err and "writes no captions" in outcome.err
+    assert "writes no captions" in outcome.err and "the starter" in outcome.err
     assert "taglens pull tag2text" in outcome.err and outcome.err.count("\n") == 1
+
+
+def test_the_starter_writes_captions(taglens: Run) -> None:
+    outcome = taglens("caption", "0.png", "--json", "--beams", "2", "--number", "2")
+    assert outcome.status == 0
+    (row,) = outcome.rows
+    assert row["caption"] == row["captions"][0]["text"] and len(row["caption"].split()) > 2
+    assert row["captions"][0]["score"] >= row["captions"][1]["score"]
+    assert len(row["guide_tags"]) <= 10
+    tagged = taglens("tag", "0.png", "--caption", "--json").rows[0]
+    assert isinstance(tagged["caption"], str)
 
 
 def test_a_damaged_bundle_is_named_and_still_tags(taglens: Run, models: Path) -> None:

@@ -245,7 +245,6 @@ def test_the_pixel_limit(taglens: Any) -> None:
         (["--tags", ""], "names no tag"),
         (["--tags", " , "], "names no tag"),
         (["--add-tags"], "--tags"),
-        (["--caption"], "no captions"),
         (["--tags", "blue", "--vocabulary", "v.jsonl"], "--add-tags"),
         (["--vocabulary", "missing.jsonl"], "missing.jsonl"),
         (["--model", "nonesuch"], "nonesuch"),

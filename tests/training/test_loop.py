@@ -95,6 +95,18 @@ class KillingStream:
         return stream().batch(number)
 
 
+def test_a_run_that_stops_early_goes_on_to_the_same_end(tmp_path: Path) -> None:
+    straight = run(tmp_path / "straight")
+    early = run(tmp_path / "early", config=replace(CONFIG, until=2))
+    assert state(tmp_path / "early")["step"] == 2
+    assert not equal(straight.state_dict(), early.state_dict())
+    assert equal(straight.state_dict(), run(tmp_path / "early").state_dict())
+    with pytest.raises(UsageError, match="stands at step 4 already"):
+        run(tmp_path / "early", config=replace(CONFIG, until=2))
+    with pytest.raises(UsageError, match="until 9"):
+        replace(CONFIG, until=9)
+
+
 # -- going on ----------------------------------------------------------------------------------------
 
 

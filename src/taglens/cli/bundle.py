@@ -29,6 +29,12 @@ def run(
     side: Annotated[
         int | None, typer.Option("--side", help="Side of the input, px; by default as trained.")
     ] = None,
+    tag_weight: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda", min=0.0, help="Store how much tags weigh in search; by default the model folder's."
+        ),
+    ] = None,
     full: Annotated[bool, typer.Option("--full", help="Store weights in fp32 instead of fp16.")] = False,
 ) -> int:
     """Export a trained model to ONNX, with calibrated scores and a threshold for every tag."""
@@ -38,13 +44,21 @@ def run(
     from dataclasses import replace
 
     from taglens.data.batches import decode_set
+    from taglens.inference.bundle import tag_weight as stored_weight
     from taglens.inference.export import export, texts_of
-    from taglens.models.checkpoint import PIECES, captioner_from_pretrained, from_pretrained, read_config
+    from taglens.models.checkpoint import (
+        PIECES,
+        aligner_from_pretrained,
+        captioner_from_pretrained,
+        from_pretrained,
+        read_config,
+    )
     from taglens.training.calibration import fit
     from taglens.training.recipes import open_sources
 
     recognizer, vocabulary, trained_name = from_pretrained(model)
-    converted = "converted" in read_config(model)
+    config = read_config(model)
+    converted = "converted" in config
     if side is not None:
         if side % recognizer.config.encoder.stride:
             raise UsageError(
@@ -68,6 +82,7 @@ def run(
             "the rest shared"
         )
     captioner = captioner_from_pretrained(model, recognizer)
+    aligner = None if captioner is None else aligner_from_pretrained(model, captioner)
     bundle = export(
         recognizer,
         vocabulary,
@@ -76,6 +91,8 @@ def run(
         calibration=calibration,
         text=texts_of(model),
         captioner=captioner,
+        aligner=aligner,
+        tag_weight=stored_weight(config) if tag_weight is None else tag_weight,
         pieces=None if captioner is None else (model / PIECES).read_bytes(),
         # Converted models answer as the original does, for which half precision is too coarse.
         half=not (full or converted),
@@ -83,6 +100,7 @@ def run(
     say(
         f"{out}: {bundle.ref}, {bundle.graph.stat().st_size / 1e6:.1f} MB, {len(vocabulary)} tags, side {bundle.side}"
         + ("" if captioner is None else ", writes captions")
+        + ("" if aligner is None else ", compares pictures with texts")
         + ("" if bundle.typed_threshold is None else ", reads any tag")
     )
     return OK

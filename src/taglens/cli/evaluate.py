@@ -22,16 +22,20 @@ from taglens.results import to_line
 
 _MOST_NAMED = 10
 
-TASKS = ("tagging", "caption")
+TASKS = ("tagging", "caption", "retrieval", "vqa")
 
 
 def command(
     *,
     data: Annotated[
-        Path,
-        typer.Option("--data", help="labels.jsonl (image, labels, split); for captions a captions.jsonl."),
-    ],
-    task: Annotated[str, typer.Option("--task", help="tagging or caption.")] = "tagging",
+        Path | None,
+        typer.Option(
+            "--data",
+            help="labels.jsonl (image, labels, split); for captions and retrieval a captions.jsonl, for vqa a "
+            "questions.jsonl.",
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option("--task", help="tagging, caption, retrieval or vqa.")] = "tagging",
     model: Annotated[
         str, typer.Option("--model", help="A shipped model's name, or a model folder.")
     ] = "starter",
@@ -87,6 +91,37 @@ def command(
     spice: Annotated[
         bool, typer.Option("--spice", help="Captions: SPICE, which needs Java and fetches its own parts.")
     ] = False,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda",
+            help="Retrieval: what matching tags weigh beside similarity.",
+            show_default="the model's",
+        ),
+    ] = None,
+    tune_split: Annotated[
+        str | None, typer.Option("--tune-split", help="Retrieval: choose lambda on another split's pictures.")
+    ] = None,
+    rerank: Annotated[
+        int | None, typer.Option("--rerank", metavar="K", help="Retrieval: rank the first K answers anew.")
+    ] = None,
+    rerank_by: Annotated[
+        str | None,
+        typer.Option("--rerank-by", help="Retrieval: match or labels.", show_default="match"),
+    ] = None,
+    overlap: Annotated[
+        str | None,
+        typer.Option("--overlap", help="Retrieval: recognised or likely.", show_default="recognised"),
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option("--questions", help="vqa: VQAv2's questions, instead of --data.")
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option("--annotations", help="vqa: VQAv2's annotations of these questions.")
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option("--images", metavar="DIR", help="vqa: the folder of their pictures.")
+    ] = None,
     _json: Annotated[
         bool, typer.Option("--json", help="Accepted as in other commands; JSON is the only form.")
     ] = False,
@@ -94,6 +129,76 @@ def command(
     """Measure a model on labelled or captioned pictures; prints one JSON object."""
     if task not in TASKS:
         raise UsageError(f"--task {task}: expected one of {', '.join(TASKS)}")
+    of_captions = {
+        "--predictions": predictions,
+        "--out": out,
+        "--tags": tags,
+        "--add-tags": add_tags,
+        "--no-tags": no_tags,
+        "--beams": beams,
+        "--labels": labels,
+        "--vocabulary": vocabulary,
+        "--meteor": meteor is not None,
+        "--spice": spice,
+    }
+    of_retrieval = {
+        "--lambda": weight,
+        "--tune-split": tune_split,
+        "--rerank": rerank,
+        "--rerank-by": rerank_by,
+        "--overlap": overlap,
+    }
+    theirs = {"--questions": questions, "--annotations": annotations, "--images": pictures}
+    if task == "vqa":
+        refuse({"--scores": scores, "--open-set": open_set}, task="--task tagging")
+        refuse(of_retrieval, task="--task retrieval")
+        refuse(
+            {name: of_captions[name] for name in ("--labels", "--vocabulary", "--meteor", "--spice")},
+            task="--task caption",
+        )
+        told = {"--tags": tags, "--add-tags": add_tags, "--no-tags": no_tags, "--beams": beams}
+        if predictions is not None:
+            refuse({**told, "--threshold": threshold}, task="a model, without --predictions")
+        from taglens.cli.evaluate_answers import AnswerTask, answerer, ask_options
+        from taglens.cli.evaluate_answers import run as run_answers
+
+        return run_answers(
+            AnswerTask(data, questions, annotations, pictures, split, predictions, out),
+            answerer(
+                model,
+                ask_options(
+                    tags=tags,
+                    add_tags=add_tags,
+                    no_tags=no_tags,
+                    threshold=threshold,
+                    beams=beams,
+                    batch_size=batch_size,
+                ),
+                engine=engine,
+                device=device,
+            ),
+            stdout=sys.stdout,
+        )
+    refuse(theirs, task="--task vqa")
+    if data is None:
+        raise UsageError(f"--data is missing: --task {task} needs a file; see taglens evaluate --help")
+    if task != "retrieval":
+        refuse(of_retrieval, task="--task retrieval")
+    else:
+        refuse({"--scores": scores, "--open-set": open_set, "--threshold": threshold}, task="--task tagging")
+        refuse(of_captions, task="--task caption")
+        from taglens.cli.evaluate_retrieval import evaluate
+
+        return evaluate(
+            data,
+            model=model,
+            split=split,
+            weight=weight,
+            tune_split=tune_split,
+            rerank=(rerank, rerank_by, overlap),
+            batch_size=batch_size,
+            runs_on=(engine, device),
+        )
     if task == "caption":
         refuse({"--scores": scores, "--open-set": open_set}, task="--task tagging")
         from taglens.cli.evaluate_captions import (
@@ -124,21 +229,7 @@ def command(
             metrics=measured_by_package(meteor=meteor, spice=spice),
             stdout=sys.stdout,
         )
-    refuse(
-        {
-            "--predictions": predictions,
-            "--out": out,
-            "--tags": tags,
-            "--add-tags": add_tags,
-            "--no-tags": no_tags,
-            "--beams": beams,
-            "--labels": labels,
-            "--vocabulary": vocabulary,
-            "--meteor": meteor is not None,
-            "--spice": spice,
-        },
-        task="--task caption",
-    )
+    refuse(of_captions, task="--task caption")
 
     def load() -> Scorer:
         from taglens.inference.tagger import Tagger

@@ -8,7 +8,7 @@ torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Annotated, Any
@@ -27,24 +27,30 @@ class Home:
 
     Attributes:
         help: one line.
-        function: in the module; unused where ``commands`` names several.
+        function: in the module; where ``commands`` names several, what is run when none of them is named.
         commands: sub-command -> function; ``module:function`` where it lives in a module of its own.
     """
 
     module: str
     help: str
-    function: str = "run"
+    function: str | None = "run"
     commands: Mapping[str, str] = field(default_factory=dict)
 
-    def load(self, name: str) -> Any:
-        """Import the module, or modules, and turn the function, or functions, into a command."""
-        app = typer.Typer(
-            name=name, help=self.help, add_completion=False, no_args_is_help=bool(self.commands)
+    def load(self, name: str, arguments: Sequence[str]) -> Any:
+        """Import the module, or modules, and turn the function, or functions, into a command.
+
+        Args:
+            arguments: what follows the command's name.
+        """
+        group = bool(self.commands) and (
+            self.function is None or arguments[:1] in [[c] for c in self.commands]
         )
-        for command, home in (self.commands or {name: self.function}).items():
+        app = typer.Typer(name=name, help=self.help, add_completion=False, no_args_is_help=group)
+        homes = self.commands if group else {name: str(self.function)}
+        for command, home in homes.items():
             module, _, function = home.rpartition(":")
             app.command(command)(guarded(getattr(import_module(module or self.module), function)))
-        if self.commands:
+        if group:
             app.callback()(_nothing)
         return get_command(app)
 
@@ -56,15 +62,19 @@ def _nothing() -> None:
 HOMES: dict[str, Home] = {
     "tag": Home("taglens.cli.tag", "Say what is in pictures."),
     "caption": Home("taglens.cli.caption", "Write sentences about pictures, guided by tags."),
+    "ask": Home("taglens.cli.ask", "Answer questions about pictures, guided by tags."),
     "run": Home("taglens.cli.run", "Tag a whole collection into a store; stopped runs go on."),
     "retag": Home("taglens.cli.run", "Ask a store about other tags, without reading a picture.", "retag"),
     "export": Home("taglens.cli.export", "Write tags where other programs read them."),
     "untag": Home("taglens.cli.untag", "Take back the tags that exports wrote beside or into pictures."),
     "evaluate": Home("taglens.cli.evaluate", "Measure a model on labelled pictures.", "command"),
+    "search": Home("taglens.cli.search", "Find pictures by a text, by keywords, or by another picture."),
     "parse": Home("taglens.cli.parse", "Turn captions into objects, attributes, actions and relations."),
+    "questions": Home("taglens.cli.questions", "Make questions about pictures from their captions."),
     "vocabulary": Home(
         "taglens.cli.vocabulary",
         "Build, show, check, compare, export and import vocabularies.",
+        function=None,
         commands={
             "build": "build",
             "show": "show",
@@ -80,9 +90,14 @@ HOMES: dict[str, Home] = {
     "shards": Home(
         "taglens.cli.shards",
         "Pack captioned or labelled pictures for training.",
+        function=None,
         commands={"build": "build", "show": "show"},
     ),
-    "train": Home("taglens.cli.train", "Train a tagger from shards."),
+    "train": Home(
+        "taglens.cli.train",
+        "Train a tagger from shards; or, with a word of its own, what stands beside one.",
+        commands={"captions": "taglens.cli.train_captions:run"},
+    ),
     "bundle": Home("taglens.cli.bundle", "Export a trained model so that it tags without torch."),
     "convert": Home("taglens.cli.convert", "Turn published weights into a model folder."),
     "pull": Home("taglens.cli.pull", "Fetch a published model, verify it and make it a model folder."),
@@ -101,7 +116,7 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)
-        return name, None if name is None else HOMES[name].load(name), rest
+        return name, None if name is None else HOMES[name].load(name, rest), rest
 
 
 app = typer.Typer(

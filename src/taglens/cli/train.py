@@ -5,6 +5,7 @@ Thin: reads options, calls `taglens.training.recipes.run`, draws progress. Needs
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,7 @@ def run(
     ],
     out: Annotated[Path, typer.Option("--out", help="The run's folder; the same one resumes a run.")],
     steps: Annotated[int, typer.Option("--steps", min=1, help="Updates to make.")],
+    until: Annotated[int, typer.Option("--until", min=0, help="Stop after so many of them; 0: all.")] = 0,
     name: Annotated[str, typer.Option("--name", help="The model's name.")] = "model",
     init: Annotated[
         Path | None, typer.Option("--init", help="Start from this model folder; tags are matched by id.")
@@ -120,19 +122,20 @@ def run(
     folders, shares = _sources(shards)
     if encoder not in recipes.ENCODERS:
         raise UsageError(f"unknown --encoder {encoder!r}; use {' or '.join(recipes.ENCODERS)}")
-    device = parallel.start(_device(device))
+    device = parallel.start(device_for(device))
     first = parallel.rank() == 0
     sources = recipes.open_sources(folders)
     config = recipes.RunConfig(
         loop=LoopConfig(
             steps=steps,
+            until=until,
             side=side,
             lr=lr,
             warmup=warmup,
             weight_decay=weight_decay,
             average=average,
             seed=seed,
-            precision=_precision(precision, device),
+            precision=precision_for(precision, device),
             accumulate=accumulate,
             only=tuple(only or ()),
             augment=AugmentConfig(least_area=least_area),
@@ -146,14 +149,14 @@ def run(
             shift=shift,
             gamma_text=gamma_text,
             tags_per_step=tags_per_step,
-            weights=_weights(loss_weight or []),
+            weights=weights_from(loss_weight or [], TagObjective().weights),
         ),
         encoder=recipes.ENCODERS[encoder],
         text=shipped() if text_labels else None,
         views=views,
         fresh_parts=tuple(fresh or ()),
     )
-    line = ProgressLine(steps)
+    line = ProgressLine(until or steps)
 
     def report(progress: Progress) -> None:
         losses = "  ".join(f"{key} {value:.3f}" for key, value in progress.losses.items())
@@ -200,11 +203,9 @@ def _sources(given: list[str]) -> tuple[list[Path], dict[str, float]]:
     return folders, shares
 
 
-def _weights(given: list[str]) -> dict[str, float]:
-    """``NAME=WEIGHT`` arguments over the objective's defaults."""
-    from taglens.training.objectives import TagObjective
-
-    weights = dict(TagObjective().weights)
+def weights_from(given: list[str], default: Mapping[str, float]) -> dict[str, float]:
+    """``NAME=WEIGHT`` arguments over an objective's defaults."""
+    weights = dict(default)
     for argument in given:
         name, _, weight = argument.partition("=")
         if name not in weights:
@@ -218,7 +219,7 @@ def _weights(given: list[str]) -> dict[str, float]:
     return weights
 
 
-def _device(asked: str) -> str:
+def device_for(asked: str) -> str:
     import torch
 
     if asked == "auto":
@@ -230,7 +231,7 @@ def _device(asked: str) -> str:
     return asked
 
 
-def _precision(asked: str, device: str) -> str:
+def precision_for(asked: str, device: str) -> str:
     """bf16 pays where it is native; on AVX2 it measured far slower than fp32 (EXPERIMENTS.md)."""
     import torch
 

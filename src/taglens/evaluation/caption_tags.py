@@ -7,37 +7,20 @@ passed in), and pictures' files. The truth is what people said of the same pictu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from taglens.errors import UsageError
-from taglens.language.mentions import MentionFinder, space_of
+from taglens.language.mentions import space_of
+from taglens.language.text_tags import Parse, TextTags, words_of
 from taglens.language.word_lists import WordLists
 from taglens.results import Kind
 from taglens.vocabulary import KINDS, Vocabulary, normalise
 
 Tags: TypeAlias = frozenset[str]
 Labels: TypeAlias = Sequence[tuple[str, Kind | None]]
-
-
-class Parsed(Protocol):
-    """What is read of a parsed caption; see `taglens.language.parsed.ParsedCaption`."""
-
-    @property
-    def objects(self) -> tuple[str, ...]: ...
-    @property
-    def attributes(self) -> tuple[str, ...]: ...
-    @property
-    def actions(self) -> tuple[str, ...]: ...
-    @property
-    def scenes(self) -> tuple[str, ...]: ...
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]: ...
-
-
-Parse: TypeAlias = Callable[[Iterable[str]], Iterable[Parsed]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +81,11 @@ class CaptionTags:
 
     def __init__(self, vocabulary: Vocabulary, lists: WordLists, parse: Parse) -> None:
         self.vocabulary = vocabulary
-        self._find = MentionFinder(vocabulary, lists)
-        self._parse = parse
+        self._read = TextTags(vocabulary, lists, parse)
 
     def of(self, captions: Iterable[str]) -> list[Tags]:
         """Per caption the ids of the vocabulary's tags that it says, parents left out; other words are no tags."""
-        return [
-            frozenset(
-                self.vocabulary[column].id
-                for column in map(self._column, _words(parsed))
-                if column is not None
-            )
-            for parsed in self._parse(captions)
-        ]
+        return [frozenset(self.vocabulary[column].id for column in said) for said in self._read(captions)]
 
     def labels_of(self, captions: Iterable[str], names: Labels) -> list[Tags]:
         """Per caption those of the labels that it says, each as `key` names it.
@@ -123,14 +98,14 @@ class CaptionTags:
             for way in self._label_ways(name, kind):
                 labels.setdefault(way, set()).add(key(name, kind))
         return [
-            frozenset(chain.from_iterable(labels.get(way, ()) for way in self._ways(_words(parsed))))
-            for parsed in self._parse(captions)
+            frozenset(chain.from_iterable(labels.get(way, ()) for way in self._ways(words_of(parsed))))
+            for parsed in self._read.parse(captions)
         ]
 
     def _ways(self, words: Iterable[tuple[Kind, str]]) -> Iterable[Any]:
         for word in words:
             yield space_of(word[0]), normalise(word[1])
-            if (column := self._column(word)) is not None:
+            if (column := self._read.column(word)) is not None:
                 yield column
 
     def _label_ways(self, name: str, kind: Kind | None) -> Iterable[Any]:
@@ -138,12 +113,6 @@ class CaptionTags:
             yield space_of(each), normalise(name)
             if (column := self.vocabulary.find(name, kinds=space_of(each))) is not None:
                 yield column
-
-    def _column(self, word: tuple[Kind, str]) -> int | None:
-        kind, name = word
-        if kind == "typed":  # a pair, "electric guitar", which is a thing only where the vocabulary has it
-            return self.vocabulary.find(name, kinds=space_of("object"))
-        return self._find(word).column
 
 
 def key(name: str, kind: Kind | None) -> str:
@@ -158,14 +127,3 @@ def union(tags: Sequence[Tags], counts: Sequence[int]) -> list[Tags]:
         found.append(frozenset[str]().union(*tags[at : at + count]))
         at += count
     return found
-
-
-def _words(parsed: Parsed) -> Iterable[tuple[Kind, str]]:
-    parts: Mapping[Kind, Iterable[str]] = {
-        "object": parsed.objects,
-        "scene": parsed.scenes,
-        "attribute": parsed.attributes,
-        "action": parsed.actions,
-        "typed": map(" ".join, parsed.pairs),
-    }
-    return ((kind, name) for kind, names in parts.items() for name in names)

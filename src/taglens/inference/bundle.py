@@ -9,6 +9,10 @@
     guide.onnx         tag pieces and tokens -> what a caption's writing looks at; where the model writes captions
     writer.onnx        one step of this writing (`taglens.inference.caption_engines`); likewise
     vocab.txt          the word pieces it reads and writes; likewise
+    pictures.onnx      tokens -> unit vectors; where the model compares pictures with texts, as are
+    texts.onnx         word pieces -> unit vectors of the same space, and
+    match.onnx         word pieces and what guide.onnx gives -> a logit; both read weights that stand in writer.onnx
+                       from there (`taglens.inference.export_aligner`)
     text.onnx          CLIP's text tower, and three text_… files with its words: where labels came embedded and the
                        model reads text all the same (`taglens.inference.clip_texts`)
 
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 CONFIG, GRAPH, VOCABULARY = "config.json", "model.onnx", "vocabulary.jsonl"
 LABELS, TEXT, TABLE = "labels.onnx", "text.npz", "labels.npy"
 GUIDE, WRITER, PIECES = "guide.onnx", "writer.onnx", "vocab.txt"
+PICTURES, TEXTS, MATCH = "pictures.onnx", "texts.onnx", "match.onnx"
 FORMAT_VERSION = 1
 STARTER = "starter"
 
@@ -48,14 +53,18 @@ class CaptionParts:
         positions: most pieces of a caption.
         pieces: how many its vocabulary has.
         see_padding: whether writing looks at what filled a tag list up.
+        most_tags: recognised tags that guide a caption, the surest; 0: all.
         sums: file -> its sha256.
+        answers: whether it answers questions, too.
     """
 
     tag_length: int
     positions: int
     pieces: int
     see_padding: bool
+    most_tags: int
     sums: dict[str, str]
+    answers: bool = False
 
     @classmethod
     def read(cls, row: dict[str, Any]) -> CaptionParts:
@@ -64,7 +73,45 @@ class CaptionParts:
             for what, file in (("guide", GUIDE), ("writer", WRITER), ("pieces", PIECES))
         }
         length, positions, pieces = (int(row[key]) for key in ("tag_length", "positions", "pieces"))
-        return cls(length, positions, pieces, bool(row["see_padding"]), sums)
+        # Bundles of published models, written before there was a choice, are guided by all.
+        most = int(row.get("most_tags", 0))
+        answers = row.get("answers") is True
+        return cls(length, positions, pieces, bool(row["see_padding"]), most, sums, answers)
+
+
+@dataclass(frozen=True, slots=True)
+class AlignParts:
+    """What a bundle says of its aligner.
+
+    Attributes:
+        width: of its vectors.
+        sums: file -> its sha256.
+    """
+
+    width: int
+    sums: dict[str, str]
+
+    @classmethod
+    def read(cls, row: dict[str, Any]) -> AlignParts:
+        named = (("pictures", PICTURES), ("texts", TEXTS), ("match", MATCH))
+        return cls(int(row["width"]), {file: str(row[f"{what}_sha256"]) for what, file in named})
+
+
+def tag_weight(row: dict[str, Any]) -> float | None:
+    """What a configuration says that tags weigh beside similarity in search; None where it does not say.
+
+    Raises:
+        ModelError: it says something that is no weight.
+    """
+    said = row.get("retrieval")
+    if said is None:
+        return None
+    weight = said.get("lambda") if isinstance(said, dict) else None
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+        raise ModelError(
+            f'{CONFIG} says "retrieval": {said}; expected {{"lambda": a number of 0 or more}}, or nothing'
+        )
+    return float(weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +120,13 @@ class Bundle:
 
     Attributes:
         name: the model's name.
-        fingerprint: first 12 hex digits of the graph's sha256; with a table or a captioner, of all sums' own.
+        fingerprint: first 12 hex digits of the graph's sha256; with a table, a captioner or more, of all sums' own.
         side: side in pixels of the square the graph takes.
         typed_threshold: the lowest score at which a typed tag is given; None where the model reads no text.
         has_table: the labels stand in a file of their own, see `table`.
         captioner: None where the model writes no captions.
+        aligner: None where the model does not compare pictures with texts.
+        tag_weight: see there.
     """
 
     folder: Path
@@ -88,6 +137,8 @@ class Bundle:
     typed_threshold: float | None = None
     has_table: bool = False
     captioner: CaptionParts | None = None
+    aligner: AlignParts | None = None
+    tag_weight: float | None = None
 
     @property
     def ref(self) -> str:
@@ -130,6 +181,11 @@ class Bundle:
         for file, wanted in ({} if self.captioner is None else self.captioner.sums).items():
             _verify(self.folder / file, wanted)
 
+    def verify_aligner(self) -> None:
+        """The same for the aligner's files, of which some read weights in the captioner's. Raises ModelError."""
+        for file, wanted in ({} if self.aligner is None else self.aligner.sums).items():
+            _verify(self.folder / file, wanted)
+
     @classmethod
     def open(cls, folder: Path) -> Bundle:
         """Read and check a bundle.
@@ -148,6 +204,8 @@ class Bundle:
             reads = labels is not None and (table is None or tower is not None)
             typed = float(row["typed_threshold"]) if reads else None
             captioner = None if row.get("captioner") is None else CaptionParts.read(row["captioner"])
+            aligner = None if row.get("aligner") is None else AlignParts.read(row["aligner"])
+            weight = tag_weight(row)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder / CONFIG} is incomplete: {error}") from None
         _verify(folder / GRAPH, wanted)
@@ -162,10 +220,27 @@ class Bundle:
             parts.append(str(table))
         if captioner is not None:
             parts += captioner.sums.values()
+        if aligner is not None:
+            if captioner is None:
+                raise ModelError(
+                    f"{folder / CONFIG} has an aligner and no captioner to read with; export it again"
+                )
+            parts += aligner.sums.values()
         if tower is not None:
             parts.append(str(tower["fingerprint"]))
         fingerprint = _fingerprint(parts)
-        return cls(folder, name, fingerprint, side, vocabulary, typed, table is not None, captioner)
+        return cls(
+            folder,
+            name,
+            fingerprint,
+            side,
+            vocabulary,
+            typed_threshold=typed,
+            has_table=table is not None,
+            captioner=captioner,
+            aligner=aligner,
+            tag_weight=weight,
+        )
 
 
 def _fingerprint(sums: list[str]) -> str:
@@ -246,10 +321,11 @@ def is_trained(folder: Path) -> bool:
 
 
 def trained_ref(folder: Path, name: str) -> str:
-    """``name@fingerprint`` of a model folder for torch: of its weights, and of a captioner's where it has one."""
-    from taglens.models.checkpoint import CAPTIONER, WEIGHTS, writes_captions
+    """``name@fingerprint`` of a model folder for torch: of its weights, a captioner's and an aligner's."""
+    from taglens.models.checkpoint import ALIGNER, CAPTIONER, WEIGHTS, aligns, writes_captions
 
-    files = [WEIGHTS, *([CAPTIONER] if writes_captions(folder) else [])]
+    more = ((CAPTIONER, writes_captions(folder)), (ALIGNER, aligns(folder)))
+    files = [WEIGHTS, *(file for file, there in more if there)]
     return f"{name}@{_fingerprint([checksum(folder / file) for file in files])}"
 
 

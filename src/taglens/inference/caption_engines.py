@@ -89,7 +89,9 @@ class OnnxCaptionEngine:
         memory: Array = self._guide.run(GUIDE_GIVES, given)[0]
         unseen = None
         if not self._see_padding:
-            unseen = ((1 - mask) * np.float32(HIDDEN)).astype(np.float32)[:, None, None, :]
+            # Behind the tags may stand the picture's own tokens, all of them seen.
+            unseen = np.zeros((len(mask), 1, 1, memory.shape[3]), np.float32)
+            unseen[:, 0, 0, : mask.shape[1]] = (1 - mask) * np.float32(HIDDEN)
         layers, pictures, heads, _, width = memory.shape
         past = np.zeros((layers, pictures, heads, 0, width), np.float32)
         return OnnxState(memory, unseen, np.arange(pictures), memory, past)

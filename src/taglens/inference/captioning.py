@@ -23,6 +23,7 @@ from taglens.inference.generation import (
     Beams,
     Bounds,
     Sampling,
+    Step,
     Written,
     beam_search,
     greedy,
@@ -32,7 +33,7 @@ from taglens.language.caption_forms import demand, joints, plain
 from taglens.language.caption_text import CaptionText
 from taglens.language.mentioned import Text
 from taglens.language.wordpiece import WordPiece
-from taglens.results import Caption, Kind
+from taglens.results import Caption, Kind, Tag
 from taglens.vocabulary import Vocabulary, normalise
 
 if TYPE_CHECKING:
@@ -100,9 +101,21 @@ class CaptionWriter:
 
     Args:
         positions: most pieces of a caption that the engine can write.
+        most_tags: see `guiding`.
+        answers: whether it was taught to answer questions, too (`taglens.inference.answering`).
     """
 
-    def __init__(self, engine: CaptionEngine[Any], text: CaptionText, *, positions: int) -> None:
+    def __init__(
+        self,
+        engine: CaptionEngine[Any],
+        text: CaptionText,
+        *,
+        positions: int,
+        most_tags: int = 0,
+        answers: bool = False,
+    ) -> None:
+        self.most_tags = most_tags
+        self.answers = answers
         self._engine = engine
         self._text = text
         self._positions = positions
@@ -111,6 +124,16 @@ class CaptionWriter:
     def read_of(self, tags: Sequence[str]) -> int:
         """How many of the tags, from the first, the model reads whole: lists are cut at a number of pieces."""
         return self._text.whole_tags(tags)
+
+    @property
+    def text(self) -> CaptionText:
+        """Its words."""
+        return self._text
+
+    @property
+    def step(self) -> Step[Any]:
+        """What writes a piece more, from what `look` begins with."""
+        return self._engine.step
 
     @property
     def lengths(self) -> range:
@@ -149,18 +172,22 @@ class CaptionWriter:
             ModelError: the model's scores are not finite.
         """
         self.check(search)
-        if len(tokens) != len(guides):
-            raise ModelError(f"{len(tokens)} pictures and {len(guides)} lists of tags")
-        pieces = [self._text.tags(tags) for tags in guides]
-        ids = np.array([one.ids for one in pieces], np.int64)
-        mask = np.array([one.mask for one in pieces], np.int64)
-        state = self._engine.start(ids, mask, np.ascontiguousarray(tokens))
-        prompts = np.tile(np.array(self._text.prompt_ids, np.int64), (len(pieces), 1))
+        state = self.look(tokens, guides)
+        prompts = np.tile(np.array(self._text.prompt_ids, np.int64), (len(guides), 1))
         if search.must_mention:
             found = self._constrained(state, prompts, search, demands)
         else:
             found = self._search(state, prompts, search)
         return [[Sentence(self._text.read(one.ids), one.score) for one in texts] for texts in found]
+
+    def look(self, tokens: Array, guides: Sequence[Sequence[str]]) -> Any:
+        """What the engine begins with: pictures by their tokens [B, N, C], each with tags to look at it with."""
+        if len(tokens) != len(guides):
+            raise ModelError(f"{len(tokens)} pictures and {len(guides)} lists of tags")
+        pieces = [self._text.tags(tags) for tags in guides]
+        ids = np.array([one.ids for one in pieces], np.int64)
+        mask = np.array([one.mask for one in pieces], np.int64)
+        return self._engine.start(ids, mask, np.ascontiguousarray(tokens))
 
     def _search(self, state: Any, prompts: npt.NDArray[np.int64], search: Search) -> list[list[Written]]:
         step, bounds = self._engine.step, search.bounds(end=self._text.pieces.sep)
@@ -211,7 +238,9 @@ def bundled_writer(bundle: Bundle, *, device: str, threads: int | None) -> Capti
         folder / GUIDE, folder / WRITER, see_padding=parts.see_padding, device=device, threads=threads
     )
     text = _text(folder / PIECES, length=parts.tag_length, pieces=parts.pieces)
-    return CaptionWriter(engine, text, positions=parts.positions)
+    return CaptionWriter(
+        engine, text, positions=parts.positions, most_tags=parts.most_tags, answers=parts.answers
+    )
 
 
 def trained_writer(folder: Path, model: Recognizer, *, device: str) -> CaptionWriter:
@@ -223,7 +252,10 @@ def trained_writer(folder: Path, model: Recognizer, *, device: str) -> CaptionWr
         raise ModelError(f"{folder} has no captioner")
     config = captioner.config
     text = _text(folder / PIECES, length=config.tag_length, pieces=config.words)
-    return CaptionWriter(TorchCaptionEngine(captioner, device=device), text, positions=config.positions)
+    engine = TorchCaptionEngine(captioner, device=device)
+    return CaptionWriter(
+        engine, text, positions=config.positions, most_tags=config.most_tags, answers=config.answers
+    )
 
 
 def _text(path: Path, *, length: int, pieces: int) -> CaptionText:
@@ -234,6 +266,28 @@ def _text(path: Path, *, length: int, pieces: int) -> CaptionText:
             "put the model's own vocab.txt there"
         )
     return CaptionText(words, length=length)
+
+
+def guiding(found: Sequence[Tag], vocabulary: Vocabulary, *, most: int) -> list[Tag]:
+    """Those of the tags recognised in a picture that guide its captions.
+
+    Args:
+        found: by falling score.
+        most: at most so many, the surest, and none that another of them implies: "dog" says "animal". 0: all of
+            them, in the vocabulary's order, which is how the published models read them.
+    """
+    if not most:
+        return sorted(found, key=lambda tag: vocabulary.position(tag.id))
+    columns = {tag.id: vocabulary.position(tag.id) for tag in found if tag.id in vocabulary}
+    implied = {
+        column for own in columns.values() for column in vocabulary.with_parents([own]) if column != own
+    }
+    return [tag for tag in found if columns.get(tag.id) not in implied][:most]
+
+
+def with_given(given: Sequence[str], recognised: Sequence[str]) -> tuple[str, ...]:
+    """The user's tags, then those recognised; each once where there are any of the user's."""
+    return distinct((*given, *recognised)) if given else tuple(recognised)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +325,7 @@ class Guided:
         search: Search = Search(),
     ) -> None:
         writer.check(search)
-        self.given = _distinct(given)
+        self.given = distinct(given)
         self._writer = writer
         self._vocabulary = vocabulary
         self._known = known
@@ -306,12 +360,9 @@ class Guided:
         recognised: list[str] = []
         if self._recognise:
             found = self._vocabulary.select(scores, threshold=self._threshold)
-            # In the vocabulary's order: that is how the published model reads them.
-            ordered = sorted(found, key=lambda tag: self._vocabulary.position(tag.id))
-            recognised = [tag.name for tag in ordered]
-        if not self.given:
-            return tuple(recognised)
-        return _distinct((*self.given, *recognised))
+            chosen = guiding(found, self._vocabulary, most=self._writer.most_tags)
+            recognised = [tag.name for tag in chosen]
+        return with_given(self.given, recognised)
 
     def _notes(self, guide: tuple[str, ...]) -> tuple[str, ...]:
         read = self._writer.read_of(guide)
@@ -340,7 +391,7 @@ class Guided:
         return None if column is None else self._known[column].kind
 
 
-def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+def distinct(names: Iterable[str]) -> tuple[str, ...]:
     """Each name once, as it was first written."""
     first: dict[str, str] = {}
     for name in names:

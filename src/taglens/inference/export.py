@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from taglens.errors import MissingExtraError, ModelError
+from taglens.errors import MissingExtraError, ModelError, UsageError
 from taglens.inference.bundle import (
     CONFIG,
     GRAPH,
@@ -32,6 +32,7 @@ from taglens.inference.bundle import read_config as read_bundle_config
 from taglens.inference.clip_texts import ABOUT, THRESHOLD, TextParts
 from taglens.inference.clip_texts import GRAPH as TEXT_GRAPH
 from taglens.inference.engines import LabelEngine, OnnxEngine, TableEngine, require_torch
+from taglens.inference.export_aligner import export_aligner
 from taglens.inference.export_captions import export_captioner
 from taglens.inference.graphs import write_graph
 from taglens.staging import require_place, staged
@@ -39,6 +40,7 @@ from taglens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from taglens.language.text_encoder import TextEncoder
+    from taglens.models.aligner import Aligner
     from taglens.models.captioner import Captioner
     from taglens.models.recognizer import Recognizer
 
@@ -79,7 +81,9 @@ def export(
     calibration: Calibration | None = None,
     text: TextEncoder | TextParts | None = None,
     captioner: Captioner | None = None,
+    aligner: Aligner | None = None,
     pieces: bytes | None = None,
+    tag_weight: float | None = None,
     half: bool = True,
     tolerance: float = 2e-3,
 ) -> Bundle:
@@ -94,6 +98,8 @@ def export(
             None where they were learned.
         calibration: applied to the logits inside the graph; None: scores are plain sigmoids.
         captioner, pieces: what writes captions, and the content of its file of word pieces; both or neither.
+        aligner: what compares pictures with texts, with the captioner's layers.
+        tag_weight: what matching tags weigh beside similarity in search, where that is known.
         half: store large weights in fp16.
         tolerance: largest difference of a score that is accepted between torch and the bundle, on noise.
 
@@ -107,6 +113,10 @@ def export(
         raise ModelError(f"the model has {model.config.tags} tags and {vocabulary.ref} has {len(vocabulary)}")
     if (captioner is None) != (pieces is None):
         raise ModelError("a captioner and its word pieces are exported together")
+    if aligner is not None and captioner is None:
+        raise ModelError("an aligner reads with a captioner's layers; export it together with that captioner")
+    if tag_weight is not None and not 0.0 <= tag_weight < float("inf"):
+        raise UsageError(f"the weight of tags in search must be 0 or more, found {tag_weight}")
     require_torch("exporting a model")
     if find_spec("onnx") is None:
         raise MissingExtraError("onnx", extra="train", purpose="exporting a model")
@@ -156,6 +166,11 @@ def export(
         if captioner is not None and pieces is not None:
             about["captioner"], difference = export_captioner(captioner, pieces, folder, half=half)
             error = _larger(error, difference)
+            if aligner is not None:
+                about["aligner"], difference = export_aligner(aligner, captioner, folder, half=half)
+                error = _larger(error, difference)
+        if tag_weight is not None:
+            about["retrieval"] = {"lambda": tag_weight}
         if not error <= tolerance:
             raise ModelError(
                 f"the exported graph differs from the model by {error:.2g}, above {tolerance:.2g}"

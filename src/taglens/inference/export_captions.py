@@ -62,6 +62,8 @@ def export_captioner(
         "positions": config.positions,
         "pieces": config.words,
         "see_padding": config.see_padding,
+        "most_tags": config.most_tags,
+        "answers": config.answers,
         "guide_sha256": checksum(folder / GUIDE),
         "writer_sha256": checksum(folder / WRITER),
         "pieces_sha256": checksum(folder / PIECES),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -20,25 +21,18 @@ import numpy.typing as npt
 
 from taglens import images
 from taglens.errors import UsageError, VocabularyError
-from taglens.inference.bundle import Bundle, is_trained, locate, trained_ref
-from taglens.inference.captioning import CaptionWriter, Guided, Search, bundled_writer, trained_writer
-from taglens.inference.engines import (
-    Engine,
-    LabelEngine,
-    OnnxEngine,
-    Output,
-    TableEngine,
-    TorchEngine,
-    finite,
-    require_torch,
-)
+from taglens.inference.alignment import Alignment, Embedded, embedded, unit, unread
+from taglens.inference.answering import Answered, Answering, AnswerSearch, Pair, by_picture
+from taglens.inference.bundle import locate
+from taglens.inference.captioning import CaptionWriter, Guided, Search
+from taglens.inference.engines import Engine, Output, finite
+from taglens.inference.loading import load_parts
 from taglens.inference.pictures import Picture, Ready, read_ahead
-from taglens.inference.typed import Labels, OpenVocabulary, Texts
+from taglens.inference.typed import Labels, OpenVocabulary
 from taglens.results import Captioned, Failure, Prediction, Tag
-from taglens.vocabulary import DEFAULT_THRESHOLD, Entry, Vocabulary
+from taglens.vocabulary import Entry, Vocabulary
 
 Array = npt.NDArray[np.float32]
-ENGINES = ("auto", "onnx", "torch")
 
 
 class Tagger:
@@ -56,11 +50,15 @@ class Tagger:
         side: int,
         open_vocabulary: OpenVocabulary | None = None,
         load_writer: Callable[[], CaptionWriter] | None = None,
+        load_alignment: Callable[[Callable[[], CaptionWriter]], Alignment] | None = None,
+        tag_weight: float | None = None,
     ) -> None:
         """
         Args:
             open_vocabulary: how to score tags outside ``vocabulary``; None where the model reads no text.
             load_writer: gives what writes captions, called once and when first needed; None where the model does not.
+            load_alignment: gives what compares pictures with texts, likewise, once it is told how to get the writer.
+            tag_weight: what matching tags weigh beside similarity in search; None: nobody has found out.
         """
         self.vocabulary = vocabulary
         self.ref = ref
@@ -71,7 +69,11 @@ class Tagger:
         # Per tag of `vocabulary` its column among the engine's, or -1 for the next of the typed ones; None: as is.
         self._columns: npt.NDArray[np.intp] | None = None
         self._labels: Labels | None = None
+        self.tag_weight = tag_weight
         self._load_writer = None if load_writer is None else cache(load_writer)
+        self._load_alignment = None
+        if load_alignment is not None:
+            self._load_alignment = cache(partial(load_alignment, self._writer))
 
     @classmethod
     def from_pretrained(
@@ -94,62 +96,16 @@ class Tagger:
             MismatchError: the vocabulary beside the model belongs to another.
             UsageError: an engine or device that does not exist or does not fit the folder.
         """
-        if engine not in ENGINES:
-            raise UsageError(f"unknown engine {engine!r}; use {', '.join(ENGINES)}")
-        folder = locate(name_or_folder)
-        trained = is_trained(folder)
-        if engine == "auto":
-            engine = "torch" if trained else "onnx"
-        if engine == "torch":
-            if not trained:
-                raise UsageError(
-                    f"engine torch needs a trained model folder; {folder} is an exported bundle: use onnx"
-                )
-            return cls._from_trained(folder, device=device)
-        bundle = Bundle.open(folder)
-        typed = None
-        if bundle.typed_threshold is not None:
-            typed = OpenVocabulary(
-                lambda: LabelEngine(bundle.labels, device=device, threads=threads, lean=bundle.has_table),
-                partial(bundle.text_encoder, device=device, threads=threads),
-                bundle.typed_threshold,
-            )
-        writer = None
-        if bundle.captioner is not None:
-            writer = partial(bundled_writer, bundle, device=device, threads=threads)
-        runs: Engine
-        if bundle.has_table:
-            runs = TableEngine(bundle.graph, bundle.labels, bundle.table, device=device, threads=threads)
-        else:
-            runs = OnnxEngine(bundle.graph, device=device, threads=threads)
+        parts = load_parts(locate(name_or_folder), engine=engine, device=device, threads=threads)
         return cls(
-            runs,
-            bundle.vocabulary,
-            ref=bundle.ref,
-            side=bundle.side,
-            open_vocabulary=typed,
-            load_writer=writer,
-        )
-
-    @classmethod
-    def _from_trained(cls, folder: Path, *, device: str) -> Tagger:
-        require_torch("the torch engine")
-        from taglens.models.checkpoint import from_pretrained, reads_text, writes_captions
-
-        model, vocabulary, name = from_pretrained(folder)
-        engine = TorchEngine(model, device=device)
-        typed = None
-        if reads_text(folder):
-            load = partial(_trained_texts, folder, device=device)
-            typed = OpenVocabulary(lambda: engine.ask, load, DEFAULT_THRESHOLD)
-        writer = partial(trained_writer, folder, model, device=device) if writes_captions(folder) else None
-        return cls(
-            engine,
-            vocabulary,
-            ref=trained_ref(folder, name),
-            side=model.config.side,
-            open_vocabulary=typed,
-            load_writer=writer,
+            parts.engine,
+            parts.vocabulary,
+            ref=parts.ref,
+            side=parts.side,
+            open_vocabulary=parts.open_vocabulary,
+            load_writer=parts.load_writer,
+            load_alignment=parts.load_alignment,
+            tag_weight=parts.tag_weight,
         )
 
     # -- other vocabularies ----------------------------------------------------------------------
@@ -306,6 +262,50 @@ class Tagger:
         batches = self._batches(sources, batch_size=batch_size, max_pixels=max_pixels)
         return (row for group, output in batches for row in self._captioned(group, output, guided))
 
+    def answer(
+        self,
+        asked: Pair | Iterable[Pair],
+        *,
+        tags: Sequence[str] | None = None,
+        add_tags: bool = False,
+        threshold: float | None = None,
+        search: AnswerSearch = AnswerSearch(),
+        batch_size: int = 16,
+        max_pixels: int = images.DEFAULT_MAX_PIXELS,
+    ) -> Iterator[Answered]:
+        """Answer questions about pictures, in order, guided by tags (Tag2Text 1.10).
+
+        Args:
+            asked: (picture, question), one pair or any iterable; those in a row about one picture look at it once.
+            tags: what the model reads beside a question, any words; None: what is recognised; none: nothing.
+            others: see `caption`.
+
+        Raises:
+            UsageError: at once, for an argument that cannot be meant, or a model that answers no questions; as it is
+                met, for a question without a word.
+            ModelError: as `caption`.
+        """
+        if isinstance(tags, str):
+            raise UsageError(f"tags {tags!r} is one text; give a list of names: [{tags!r}]")
+        if add_tags and not tags:
+            raise UsageError("add_tags says what to do with tags, and there are none")
+        answering = Answering(
+            None if self._load_writer is None else self._load_writer(),
+            self.vocabulary,
+            ref=self.ref,
+            given=tuple(tags or ()),
+            threshold=_threshold(threshold),
+            recognise=tags is None or add_tags,
+            search=search,
+        )
+        waiting: deque[tuple[str, ...]] = deque()
+        batches = self._batches(by_picture(asked, waiting), batch_size=batch_size, max_pixels=max_pixels)
+        return (
+            row
+            for group, output in batches
+            for row in answering.rows(group, output, () if output is None else self._chosen(output), waiting)
+        )
+
     def _guided(
         self, tags: Sequence[str] | None, *, threshold: float | None, search: Search, recognise: bool = True
     ) -> Guided:
@@ -322,7 +322,7 @@ class Tagger:
     def _writer(self) -> CaptionWriter:
         if self._load_writer is None:
             raise UsageError(
-                f"{self.ref} gives tags and writes no captions; use a model that does, such as what "
+                f"{self.ref} gives tags and writes no captions; use a model that does, such as the starter or what "
                 "taglens pull tag2text makes"
             )
         return self._load_writer()
@@ -342,6 +342,78 @@ class Tagger:
                 notes=ready.notes if written is None else (*ready.notes, *written.notes),
                 error=None if ready.error is None else Failure.of(ready.error),
             )
+
+    # -- one space for pictures and texts ----------------------------------------------------------
+
+    @property
+    def aligns(self) -> bool:
+        """Whether pictures and texts stand in one space: `embed_text`, and search by free text."""
+        return self._load_alignment is not None
+
+    def embed(
+        self,
+        sources: Picture | Iterable[Picture],
+        *,
+        batch_size: int = 16,
+        max_pixels: int = images.DEFAULT_MAX_PIXELS,
+        keep_tokens: bool = False,
+    ) -> Iterator[Embedded]:
+        """Pictures as unit vectors, in order, whose products are similarities; see `stacked` for one array.
+
+        They compare with `embed_text`'s where the model `aligns`, and else with each other only.
+
+        Args:
+            keep_tokens: also the pictures' tokens, for `match`; large.
+            others, and errors: see `__call__`.
+        """
+        align = None if self._load_alignment is None else self.alignment.pictures
+        batches = self._batches(sources, batch_size=batch_size, max_pixels=max_pixels)
+
+        def embed(group: list[Ready], output: Output | None) -> Iterator[Embedded]:
+            if output is None:
+                return (unread(ready, self.ref) for ready in group)
+            vectors = unit(output.pooled) if align is None else align(output.tokens)
+            return embedded(
+                group, vectors, self._chosen(output), output.tokens if keep_tokens else None, self.ref
+            )
+
+        return (row for group, output in batches for row in embed(group, output))
+
+    def embed_text(self, texts: Sequence[str]) -> Array:
+        """Texts as unit vectors [M, E] in the pictures' space.
+
+        Raises:
+            UsageError: the model has no such space, or a text holds nothing to look for.
+        """
+        if isinstance(texts, str):
+            raise UsageError(f"texts {texts!r} is one text; give a list of them: [{texts!r}]")
+        return self.alignment.texts(texts)
+
+    @property
+    def alignment(self) -> Alignment:
+        """What compares pictures with texts. Raises UsageError where the model has no such part."""
+        if self._load_alignment is None:
+            cure = "search by tags instead" + (
+                ", or ask for a text as a tag: tagger.typed([text])" if self.reads_text else ""
+            )
+            raise UsageError(
+                f"{self.ref} has no aligner, which puts pictures and texts into one space; {cure}, or use a model "
+                "that was trained with one"
+            )
+        return self._load_alignment()
+
+    def ask(self, tokens: Array, texts: Sequence[str]) -> Array:
+        """Scores [B, M] of texts as if they were tags, on pictures' tokens [B, N, C].
+
+        Raises:
+            UsageError: the model reads no text, or a text holds nothing to look for.
+        """
+        if self._open is None:
+            raise UsageError(f"{self.ref} reads no text: it scores the tags it was trained on")
+        vectors = self._open.text(texts)
+        return self._open.ask(tokens, vectors[:, None], np.ones(len(vectors), np.int64))
+
+    # -- what all of them need -----------------------------------------------------------------------
 
     def _select(
         self, threshold: float | None, top: int | None, language: str | None
@@ -439,16 +511,6 @@ class Tagger:
             asked = self._open.ask(output.tokens, self._labels.embeddings, self._labels.counts)
             scores[:, self._columns < 0] = asked
         return scores
-
-
-def _trained_texts(folder: Path, *, device: str) -> Texts:
-    """What embeds typed tags for the weights in a folder that reads text."""
-    from taglens.inference.clip_texts import TextParts
-    from taglens.inference.export import texts_of
-
-    texts = texts_of(folder)
-    assert texts is not None
-    return texts.encoder(device=device) if isinstance(texts, TextParts) else texts
 
 
 def _threshold(threshold: float | None) -> float | None:

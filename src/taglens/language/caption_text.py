@@ -1,4 +1,4 @@
-"""What a captioner reads and writes, as word pieces: tag lists, the prompt, captions (Tag2Text 1.4).
+"""What a captioner reads and writes, as word pieces: tag lists, questions, captions and answers (Tag2Text 1.4, 1.10).
 
 Knows the words around the numbers; the network that reads them is `taglens.models.captioner`.
 """
@@ -44,6 +44,36 @@ class CaptionText:
                 return number
         return len(names)
 
+    def question(self, question: str, names: Iterable[str] = ()) -> Pieces:
+        """A question and tag names behind it, [ENC] in front: what an answer is about (Tag2Text 1.10).
+
+        The question goes first: where the length is short, tags are cut before it is.
+        """
+        return self.tags((asked(question), *names))
+
+    def whole_question(self, question: str, names: Sequence[str] = ()) -> tuple[int, int]:
+        """How many of the question's own pieces are read, and how many of the names, from the first, whole."""
+        own = len(self.pieces.pieces(asked(question)))
+        whole = self.whole_tags((asked(question), *names))
+        return min(own, self.length - 2), max(whole - 1, 0)
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """What opens an answer: [DEC] alone.
+
+        What follows it is never learned from captions, whose prompt is given: so one captioner writes both, and the
+        prompt says which.
+        """
+        return (self.pieces.dec,)
+
+    def answers(self, texts: Sequence[str]) -> list[Pieces]:
+        """Whole answers, [DEC] in front, filled up to the longest of them: what training reads."""
+        return self.captions(texts)
+
+    def read_answer(self, ids: Sequence[int]) -> str:
+        """Generated numbers, [DEC] and end mark included, to the answer's words."""
+        return self.pieces.decode(ids)
+
     def captions(self, texts: Sequence[str]) -> list[Pieces]:
         """Whole captions, prompt included, [DEC] in front, filled up to the longest of them: what training reads."""
         cut = [self.pieces.ids(text, longest=self.length) for text in texts]
@@ -62,3 +92,8 @@ class CaptionText:
         The prompt is cut off by its length in characters, as the published models do: decoding never changes it.
         """
         return self.pieces.decode(ids)[len(self.prompt) :]
+
+
+def asked(question: str) -> str:
+    """A question as models read it: single spaces, one question mark at its end, whether it came with one or not."""
+    return " ".join(question.split()).rstrip("? ") + "?"

@@ -7,6 +7,7 @@ Shapes: B texts, L their length, D width, H heads, d = D / H, M memory tokens, K
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,11 +133,17 @@ class BertLayer(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, memory: KeysValues, own: KeysValues, mask: Tensor | None, memory_mask: Tensor | None
+        self,
+        x: Tensor,
+        memory: KeysValues | None,
+        own: KeysValues,
+        mask: Tensor | None,
+        memory_mask: Tensor | None,
     ) -> Tensor:
-        """``own``: what self-attention looks up, this text and all before it."""
+        """``own``: what self-attention looks up, this text and all before it; ``memory`` None: a text by itself."""
         x = self.self_norm(x + self.drop(self.self_attention(x, own, mask)))
-        x = self.norm1(x + self.drop(self.attention(x, memory, memory_mask)))
+        if memory is not None:
+            x = self.norm1(x + self.drop(self.attention(x, memory, memory_mask)))
         y: Tensor = self.norm2(x + self.drop(self.ffn(x)))
         return y
 
@@ -195,7 +202,7 @@ class Bert(nn.Module):
     def forward(
         self,
         ids: Tensor,
-        memory: list[KeysValues],
+        memory: list[KeysValues] | None,
         *,
         mask: Tensor | None = None,
         memory_mask: Tensor | None = None,
@@ -203,12 +210,13 @@ class Bert(nn.Module):
         """Texts [B, L] to the last layer's output [B, L, D].
 
         Args:
-            memory: as `look_up` gives it.
+            memory: as `look_up` gives it; None: the texts by themselves, without cross-attention.
             mask: added to self-attention's scores [B or 1, 1, L or 1, L].
             memory_mask: added to cross-attention's scores [B or 1, 1, 1, M].
         """
         x = self.embeddings(ids)
-        for layer, seen in zip(self._layers(), memory, strict=True):
+        looked_up: Sequence[KeysValues | None] = memory or [None] * self.config.depth
+        for layer, seen in zip(self._layers(), looked_up, strict=True):
             x = layer(x, seen, layer.self_attention.look_up(x), mask, memory_mask)
         out: Tensor = x
         return out

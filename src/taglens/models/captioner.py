@@ -40,6 +40,11 @@ class CaptionerConfig:
         label_smoothing: share of the training target that is spread over the whole vocabulary.
         see_padding: let the decoder read the encoder's output where the tag list was filled up, too. The published
             models do; without it a caption does not depend on the length to which lists are filled up.
+        see_picture: let the decoder read the image tokens, too, behind the tags. The published models do not: what
+            they write about has passed through the tags' places, which a small model without tags has two of.
+        most_tags: recognised tags that guide a caption, those with the highest scores and without what they imply; 0:
+            all, in the vocabulary's order, as the published models have it.
+        answers: whether it was taught to answer questions, too (Tag2Text 1.10); it changes nothing here.
     """
 
     image_width: int = 1024
@@ -58,6 +63,9 @@ class CaptionerConfig:
     dropout: float = 0.1
     label_smoothing: float = 0.1
     see_padding: bool = True
+    see_picture: bool = False
+    most_tags: int = 0
+    answers: bool = False
 
     def __post_init__(self) -> None:
         _ = self.encoder, self.decoder  # their sizes refuse nonsense themselves
@@ -69,6 +77,8 @@ class CaptionerConfig:
             raise ModelError(
                 f"CaptionerConfig.shared_layers must be in 0..{self.depth}, found {self.shared_layers}"
             )
+        if self.most_tags < 0:
+            raise ModelError(f"CaptionerConfig.most_tags must be 0 or more, found {self.most_tags}")
         special = {name: getattr(self, name) for name in ("pad", "end", "start", "tags")}
         for name, id in special.items():
             if not 0 <= id < self.words:
@@ -162,6 +172,10 @@ class Captioner(nn.Module):
         self.encoder = Bert(config.encoder)
         self.decoder = Bert(config.decoder)
         self.head = WordHead(config.decoder)
+        if config.see_picture:
+            self.picture = nn.Sequential(
+                nn.Linear(config.image_width, config.width), nn.LayerNorm(config.width)
+            )
 
     def share_layers(self, layers: Sequence[nn.Module]) -> None:
         """Make the lowest layers' cross-attention and feed-forward the very tensors of an alignment decoder's.
@@ -193,28 +207,36 @@ class Captioner(nn.Module):
         return {key: value for key, value in self.state_dict().items() if not key.startswith(shared)}
 
     def encode(self, ids: Tensor, mask: Tensor, image: Tensor) -> Tensor:
-        """The image-tag interaction encoder: tag pieces [B, M], their mask, image tokens [B, N, C] to [B, M, D]."""
+        """The image-tag interaction encoder: tag pieces [B, M], their mask, image tokens [B, N, C] to memory.
+
+        Returns:
+            [B, M, D]; [B, M + N, D] where the decoder sees the picture, too.
+        """
         out: Tensor = self.encoder(ids, self.encoder.look_up(image), mask=visible(mask))
-        return out
+        return torch.cat((out, self.picture(image)), 1) if self.config.see_picture else out
 
     def write(self, ids: Tensor, memory: Tensor, *, mask: Tensor, memory_mask: Tensor) -> Tensor:
-        """Logits [B, L, V] of the piece after each of caption pieces [B, L], all at once.
+        """Logits [B, L, V] of the piece after each of caption pieces [B, L], all at once; see `hidden`."""
+        return self.logits(self.hidden(ids, memory, mask=mask, memory_mask=memory_mask))
+
+    def hidden(self, ids: Tensor, memory: Tensor, *, mask: Tensor, memory_mask: Tensor) -> Tensor:
+        """What the decoder makes of caption pieces [B, L], each seeing those before it: [B, L, D].
 
         Args:
-            memory: [B, M, D], as `encode` gives it.
+            memory: as `encode` gives it.
             mask: [B, L], 1 where the caption has a piece.
             memory_mask: [B, M], 1 where the tag list has a piece.
         """
         both = torch.minimum(causal(ids.shape[1], device=ids.device), visible(mask))
-        x = self.decoder(
-            ids, self.decoder.look_up(memory), mask=both, memory_mask=self._memory_mask(memory_mask)
-        )
-        return self._logits(x)
+        unseen = self.memory_mask(memory_mask, memory)
+        x: Tensor = self.decoder(ids, self.decoder.look_up(memory), mask=both, memory_mask=unseen)
+        return x
 
     def start(self, memory: Tensor, memory_mask: Tensor) -> CaptionState:
-        """The state before the prompt: one row for each picture of memory [B, M, D]."""
+        """The state before the prompt: one row for each picture of memory, as `encode` gives it."""
         everyone = torch.arange(memory.shape[0], device=memory.device)
-        return CaptionState(self.decoder.look_up(memory), self._memory_mask(memory_mask), everyone, [])
+        hidden = self.memory_mask(memory_mask, memory)
+        return CaptionState(self.decoder.look_up(memory), hidden, everyone, [])
 
     def step(self, ids: Tensor, state: CaptionState, rows: Tensor) -> tuple[Tensor, CaptionState]:
         """Write on: row r of the result goes on from row ``rows[r]`` of ``state`` with pieces ``ids[r]``.
@@ -230,7 +252,7 @@ class Captioner(nn.Module):
             [one.at(rows) for one in state.past],
             memory_mask=hidden,
         )
-        return self._logits(x[:, -1:])[:, 0], CaptionState(state.memory, state.memory_mask, pictures, past)
+        return self.logits(x[:, -1:])[:, 0], CaptionState(state.memory, state.memory_mask, pictures, past)
 
     @torch.inference_mode()
     def numpy_step(
@@ -241,13 +263,33 @@ class Captioner(nn.Module):
         logits, after = self.step(torch.from_numpy(ids).to(device), state, torch.from_numpy(rows).to(device))
         return logits.float().cpu().numpy(), after
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor) -> Tensor:
+        """Of the next piece [..., V], from what the decoder makes of a place [..., D]."""
         logits: Tensor = self.head(x, self.decoder.embeddings.words.weight)
         return logits
 
-    def _memory_mask(self, mask: Tensor) -> Tensor | None:
-        # Parity: the published decoder reads padding too.
-        return None if self.config.see_padding else visible(mask)
+    def memory_mask(self, mask: Tensor, memory: Tensor) -> Tensor | None:
+        """What is added to scores of looking at memory [B, 1, 1, M or M + N]; None where everything is seen.
+
+        Args:
+            mask: [B, M], 1 where the tag list has a piece.
+        """
+        if self.config.see_padding:  # Parity: the published decoder reads padding too.
+            return None
+        return visible(F.pad(mask, (0, memory.shape[1] - mask.shape[1]), value=1))
+
+
+def learned_places(ids: Tensor, *, prompt: int, pad: int) -> Tensor:
+    """bool [B, L - 1]: whether the piece after each of captions [B, L] is to be learned.
+
+    Args:
+        pad: the piece that captions are filled up with.
+        prompt: how many pieces at the start are given and not learned, [DEC] included.
+    """
+    learned = ids[:, 1:] != pad
+    # The piece at position p is the target at p - 1.
+    learned[:, : max(prompt - 1, 0)] = False
+    return learned
 
 
 def caption_losses(
@@ -266,10 +308,7 @@ def caption_losses(
         [B, L - 1], unreduced, 0 where nothing is learned; and the same shape, 1 where something is. The published
         loss is the one's sum over the other's.
     """
-    targets = ids[:, 1:]
-    learned = targets != pad
-    # The piece at position p is the target at p - 1.
-    learned[:, : max(prompt - 1, 0)] = False
+    targets, learned = ids[:, 1:], learned_places(ids, prompt=prompt, pad=pad)
     losses = F.cross_entropy(
         logits[:, :-1].flatten(0, 1), targets.flatten(), reduction="none", label_smoothing=label_smoothing
     ).view_as(targets)

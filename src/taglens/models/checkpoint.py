@@ -1,5 +1,5 @@
 """A model folder for torch: config.json, model.safetensors, vocabulary.jsonl; with a captioner, captioner.safetensors
-and its word pieces, vocab.txt, too. Strict both ways.
+and its word pieces, vocab.txt, too; with an aligner, aligner.safetensors. Strict both ways.
 
 Knows files and shapes; knows nothing of training state (`taglens.training.loop`) or exported bundles
 (`taglens.inference.bundle`).
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from taglens.errors import ModelError
 from taglens.images import PIXELS
+from taglens.models.aligner import Aligner, AlignerConfig
 from taglens.models.captioner import Captioner, CaptionerConfig
 from taglens.models.configs import RecognizerConfig
 from taglens.models.recognizer import Recognizer, empty_recognizer
@@ -28,7 +29,7 @@ from taglens.staging import staged
 from taglens.vocabulary import Vocabulary
 
 CONFIG, WEIGHTS, VOCABULARY = "config.json", "model.safetensors", "vocabulary.jsonl"
-CAPTIONER, PIECES = "captioner.safetensors", "vocab.txt"
+CAPTIONER, PIECES, ALIGNER = "captioner.safetensors", "vocab.txt", "aligner.safetensors"
 FORMAT_VERSION = 1
 
 
@@ -40,6 +41,7 @@ def save_pretrained(
     name: str,
     about: Mapping[str, Any] | None = None,
     captioner: Captioner | None = None,
+    aligner: Aligner | None = None,
     pieces: bytes | None = None,
     beside: Callable[[Path], None] | None = None,
 ) -> None:
@@ -48,17 +50,22 @@ def save_pretrained(
     Args:
         about: further fields of the configuration.
         captioner: what writes captions; layers that it shares with the model are stored once, with the model.
-        pieces: content of the file of word pieces that it writes with.
+        aligner: what puts pictures and texts into one space; what it shares with the captioner is stored there.
+        pieces: content of the file of word pieces that both read and write with.
         beside: writes further files into the folder that it is given.
     """
     if (captioner is None) != (pieces is None):
         raise ModelError("a captioner and its word pieces are saved together")
+    if aligner is not None and captioner is None:
+        raise ModelError("an aligner reads with a captioner's layers; save it together with that captioner")
     folder = Path(folder)
     if len(vocabulary) != model.config.tags:
         raise ModelError(f"the model has {model.config.tags} tags and {vocabulary.ref} has {len(vocabulary)}")
     if captioner is not None and pieces is not None:
         words = hashlib.sha256(pieces).hexdigest()
         about = {**(about or {}), "captioner": captioner.config.to_dict(), "pieces_sha256": words}
+    if aligner is not None:
+        about = {**(about or {}), "aligner": aligner.config.to_dict()}
     row = {
         "taglens_model": FORMAT_VERSION,
         "name": name,
@@ -73,6 +80,8 @@ def save_pretrained(
         if captioner is not None and pieces is not None:
             _save(captioner.own_state(), stage / CAPTIONER)
             (stage / PIECES).write_bytes(pieces)
+        if aligner is not None:
+            _save(aligner.own_state(), stage / ALIGNER)
         if beside is not None:
             beside(stage)
         (stage / CONFIG).write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
@@ -121,6 +130,11 @@ def reads_text(folder: str | os.PathLike[str]) -> bool:
 def writes_captions(folder: str | os.PathLike[str]) -> bool:
     """Whether a captioner stands beside the weights."""
     return read_config(Path(folder)).get("captioner") is not None
+
+
+def aligns(folder: str | os.PathLike[str]) -> bool:
+    """Whether an aligner stands beside the weights."""
+    return read_config(Path(folder)).get("aligner") is not None
 
 
 def _vocabulary(folder: Path, row: dict[str, Any]) -> Vocabulary:
@@ -187,16 +201,38 @@ def captioner_from_pretrained(folder: str | os.PathLike[str], model: Recognizer)
     with torch.device("meta"):
         captioner = Captioner(config)
     captioner.share_layers(list(model.decoder.layers))
-    wanted = {key: tuple(value.shape) for key, value in captioner.own_state().items()}
-    state = _weights(folder, CAPTIONER)
-    found = {key: tuple(value.shape) for key, value in state.items()}
-    if wanted != found:
-        unlike = sorted(dict(wanted.items() ^ found.items()))
-        raise ModelError(
-            f"{folder / CAPTIONER} does not fit {CONFIG}: {unlike[0]} and {len(unlike) - 1} more"
-        )
-    captioner.load_state_dict({key: value.float() for key, value in state.items()}, strict=False, assign=True)
+    state = _fitting(folder, CAPTIONER, captioner.own_state())
+    captioner.load_state_dict(state, strict=False, assign=True)
     return captioner.eval()
+
+
+def aligner_from_pretrained(folder: str | os.PathLike[str], captioner: Captioner) -> Aligner | None:
+    """The aligner in the folder, in eval mode, reading with ``captioner``'s layers; None where there is none.
+
+    Args:
+        captioner: the folder's own, as `captioner_from_pretrained` gives it.
+
+    Raises:
+        ModelError: a file is missing, damaged or not finite, or a tensor's name or shape does not fit.
+    """
+    folder = Path(folder)
+    row = read_config(folder)
+    if row.get("aligner") is None:
+        return None
+    config = AlignerConfig.from_dict(row["aligner"])
+    with torch.device("meta"):
+        aligner = Aligner(config, captioner)
+    aligner.load_state_dict(_fitting(folder, ALIGNER, aligner.own_state()), strict=False, assign=True)
+    return aligner.eval()
+
+
+def _fitting(folder: Path, file: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file, in fp32, which must be of the names and shapes of ``wanted``."""
+    state = _weights(folder, file)
+    shapes, found = ({key: tuple(value.shape) for key, value in each.items()} for each in (wanted, state))
+    if unlike := sorted(dict(shapes.items() ^ found.items())):
+        raise ModelError(f"{folder / file} does not fit {CONFIG}: {unlike[0]} and {len(unlike) - 1} more")
+    return {key: value.float() for key, value in state.items()}
 
 
 def _require_words(path: Path, wanted: str | None) -> None:

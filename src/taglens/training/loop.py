@@ -1,7 +1,8 @@
 """The training loop: steps, logs, checkpoints, resume.
 
-Knows nothing of what is trained for (an objective is passed in) nor of where pictures come from (a stream of
-batches is passed in). The same loop runs on a CPU and on CUDA; bf16 is used where it is asked for.
+`run_steps` knows nothing of what is trained: the gradients of a step are passed in. `train` is the loop of a
+recogniser, whose objective and stream of batches are passed in. The same loop runs on a CPU and on CUDA; bf16 is used
+where it is asked for.
 
 A run folder holds ``log.jsonl``, ``state.pt`` (for resuming) and, at the end, what `save_pretrained` writes.
 """
@@ -16,12 +17,12 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taglens.data.batches import Batch
 from taglens.errors import MismatchError, ModelError, UsageError
@@ -48,6 +49,12 @@ class Objective(Protocol):
     def total(self, named: Mapping[str, Tensor]) -> Tensor: ...
 
 
+Model = TypeVar("Model", bound=nn.Module)
+
+# The gradients of step n, left in the model's parameters: its losses by name, and how many pictures it saw. Summed
+# over processes, if there are several.
+Gradients = Callable[[int], tuple[dict[str, Tensor], int]]
+
 # How rows [R] of a batch become tokens [R, 1 + N, K]; what is random about it is drawn for the whole batch.
 Look = Callable[[Recognizer, Batch, npt.NDArray[np.intp], torch.Generator], Tensor]
 
@@ -57,7 +64,8 @@ class LoopConfig:
     """How long and how fast.
 
     Attributes:
-        steps: number of updates.
+        steps: number of updates, over which the rate falls.
+        until: stop after so many of them, with the model as it then is; the run can go on later. 0: all.
         side: side of the training pictures in pixels.
         lr: peak learning rate; warmup: steps to reach it.
         decay, decay_every: multiply the rate by ``decay`` after every so many steps; None: half a cosine instead.
@@ -71,6 +79,7 @@ class LoopConfig:
     """
 
     steps: int
+    until: int = 0
     side: int = 128
     lr: float = 1e-3
     warmup: int = 200
@@ -93,6 +102,8 @@ class LoopConfig:
             raise UsageError(
                 f"steps {self.steps}, side {self.side} and lr {self.lr} must be at least 1, at least 8 and above 0"
             )
+        if not 0 <= self.until <= self.steps:
+            raise UsageError(f"until {self.until} must be in 0..{self.steps}, the steps of the run")
         if self.decay is not None and self.decay_every < 1:
             raise UsageError(f"a decay of {self.decay} needs the steps after which it applies, at least 1")
         if self.accumulate < 1:
@@ -136,14 +147,43 @@ def train(
         MismatchError: the state belongs to a run with other settings or another model.
         ModelError: the loss or its gradient stopped being finite, or ``state.pt`` is damaged.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config.seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     look = look or _see(config)
+
+    def gradients(step: int) -> tuple[dict[str, Tensor], int]:
+        batch = stream.batch(step)
+        return _gradients(model, batch, objective, config, look=look, step=step), len(batch.pixels)
+
+    return run_steps(model, gradients, config, out=out, evaluate=evaluate, report=report)
+
+
+def run_steps(
+    model: Model,
+    gradients: Gradients,
+    config: LoopConfig,
+    *,
+    out: Path,
+    evaluate: Callable[[Model], Mapping[str, float]] | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> Model:
+    """Make ``config.steps`` updates, going on from ``out/state.pt`` when that is there.
+
+    Returns:
+        The averaged model, in eval mode, on the CPU.
+
+    Raises: as `train`.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
     _thaw(model, config.only)
     optimizer = adamw(model, lr=config.lr, weight_decay=config.weight_decay)
     average = Average(model, config.average)
     start = _resume(out / STATE, config, model, optimizer, average)
+    last = config.until or config.steps
+    if start > last:
+        raise UsageError(
+            f"{out} stands at step {start} already, and is to stop after {last}; give a later one"
+        )
     clock = time.perf_counter()
     seen = 0
     first = parallel.rank() == 0
@@ -153,7 +193,7 @@ def train(
             log.write(json.dumps(row) + "\n")
             log.flush()
 
-        for step in range(start, config.steps):
+        for step in range(start, last):
             lr = rate(
                 step,
                 steps=config.steps,
@@ -164,8 +204,10 @@ def train(
             )
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            batch = stream.batch(step)
-            named, norm = _step(model, batch, objective, config, optimizer, look=look, step=step)
+            optimizer.zero_grad(set_to_none=True)
+            named, pictures = gradients(step)
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip))
+            optimizer.step()
             if not math.isfinite(norm):
                 # Before the update reaches the average or a checkpoint.
                 raise ModelError(
@@ -173,57 +215,45 @@ def train(
                     f"the last checkpoint in {out} is from before"
                 )
             average.update(model)
-            seen += len(batch.pixels)
+            seen += pictures
             done = step + 1
-            if done % config.log_every == 0 or done == config.steps:
+            if done % config.log_every == 0 or done == last:
                 losses = parallel.add({name: float(value) for name, value in named.items()})
                 speed = seen / (time.perf_counter() - clock)
                 write({"step": done, **losses, "lr": lr, "grad_norm": norm, "images_per_s": round(speed, 1)})
                 if report and first:
-                    report(Progress(done, config.steps, losses, lr, speed))
-            if (
-                first
-                and config.checkpoint_every
-                and done % config.checkpoint_every == 0
-                and done < config.steps
-            ):
+                    report(Progress(done, last, losses, lr, speed))
+            if first and config.checkpoint_every and done % config.checkpoint_every == 0 and done < last:
                 _save(out / STATE, config, done, model, optimizer, average)
-            due = done == config.steps or (config.evaluate_every and done % config.evaluate_every == 0)
+            due = done == last or (config.evaluate_every and done % config.evaluate_every == 0)
             if evaluate and due and first:
                 found = evaluate(average.model)
                 # JSON has no NaN: a figure that does not exist is null.
                 figures = {name: value if math.isfinite(value) else None for name, value in found.items()}
                 write({"step": done, "evaluation": figures})
         if first:
-            _save(out / STATE, config, config.steps, model, optimizer, average)
+            _save(out / STATE, config, last, model, optimizer, average)
     return average.model.to("cpu").eval()
 
 
-def _thaw(model: Recognizer, only: tuple[str, ...]) -> None:
+def _thaw(model: nn.Module, only: tuple[str, ...]) -> None:
     """Set the parts to train to train, and freeze the rest."""
     parts = dict(model.named_children())
     unknown = sorted(set(only) - set(parts))
     if unknown:
         raise UsageError(f"the model has no part {unknown[0]!r} to train; it has {', '.join(parts)}")
-    model.train().requires_grad_(not only)
-    for name, part in parts.items():
-        if only:
-            part.train(name in only).requires_grad_(name in only)
+    model.train(not only).requires_grad_(not only)
+    # Layers that a part to train shares with a frozen one are trained.
+    for name in only:
+        parts[name].train().requires_grad_(True)
 
 
-def _step(
-    model: Recognizer,
-    batch: Batch,
-    objective: Objective,
-    config: LoopConfig,
-    optimizer: torch.optim.Optimizer,
-    *,
-    look: Look,
-    step: int,
-) -> tuple[dict[str, Tensor], float]:
+def _gradients(
+    model: Recognizer, batch: Batch, objective: Objective, config: LoopConfig, *, look: Look, step: int
+) -> dict[str, Tensor]:
+    """Leave the gradients of a batch in the model; its losses by name."""
     device = next(model.parameters()).device
     whole = Asked.of(batch, device=device)
-    optimizer.zero_grad(set_to_none=True)
     summed: dict[str, Tensor] = {}
     for rows in parallel.parts(len(batch.targets), accumulate=config.accumulate):
         # One generator a step, made from the seed and the step's number: a resumed run draws what the first would
@@ -247,9 +277,7 @@ def _step(
         for name, value in named.items():
             summed[name] = summed.get(name, 0.0) + value.detach()
     parallel.add_gradients(model.parameters())
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    optimizer.step()
-    return summed, float(norm)
+    return summed
 
 
 def _see(config: LoopConfig) -> Look:
@@ -273,9 +301,9 @@ def _see(config: LoopConfig) -> Look:
 
 
 def _settings(config: LoopConfig) -> str:
-    # Logging and checkpoint intervals do not change what is learned.
+    # Where to stop, logging and checkpoint intervals do not change what is learned.
     row = asdict(config) | {"only": list(config.only)}
-    for free in ("log_every", "checkpoint_every", "evaluate_every"):
+    for free in ("until", "log_every", "checkpoint_every", "evaluate_every"):
         row.pop(free)
     return json.dumps(row, sort_keys=True)
 
@@ -284,9 +312,9 @@ def _save(
     path: Path,
     config: LoopConfig,
     step: int,
-    model: Recognizer,
+    model: Model,
     optimizer: torch.optim.Optimizer,
-    average: Average[Recognizer],
+    average: Average[Model],
 ) -> None:
     beside = path.with_name(path.name + ".part")
     torch.save(
@@ -306,9 +334,9 @@ def _save(
 def _resume(
     path: Path,
     config: LoopConfig,
-    model: Recognizer,
+    model: Model,
     optimizer: torch.optim.Optimizer,
-    average: Average[Recognizer],
+    average: Average[Model],
 ) -> int:
     if not path.exists():
         return 0
@@ -333,7 +361,7 @@ def _resume(
     except (RuntimeError, ValueError) as error:
         raise MismatchError(
             f"{path} belongs to a run with another model",
-            expected=f"the weights of {model.config}",
+            expected=f"the weights of {getattr(model, 'config', type(model).__name__)}",
             found=str(error),
             cure="Give the same encoder and shards to resume it, or another --out to start anew.",
         ) from None

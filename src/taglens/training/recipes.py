@@ -154,7 +154,7 @@ def run(
     if start is not None:
         fresh = start_from(model, start, vocabulary, fresh_parts=config.fresh_parts)
         say(f"starting from {start}; {len(fresh)} of {len(vocabulary)} tags are new")
-    _note_settings(out, sources, config, start)
+    note_settings(out, _settings(sources, config, start))
     used = [source for source in sources if not config.shares or config.shares.get(source.name, 0) > 0]
     sets = [_decoded(source, vocabulary, "train", config.stored_side, config, say) for source in used]
     held = [
@@ -192,18 +192,13 @@ def run(
     return out / MODEL_FOLDER
 
 
-def _note_settings(out: Path, sources: Sequence[ShardSet], config: RunConfig, start: Path | None) -> None:
-    """Write what decides a run's outcome beside its loop's settings, or compare it where the run goes on.
-
-    Raises:
-        MismatchError: the run was begun with something else; the message names what.
-    """
-    objective = {key: value for key, value in _fields(config.objective).items() if key != "frequency"}
-    settings: dict[str, Any] = {
+def _settings(sources: Sequence[ShardSet], config: RunConfig, start: Path | None) -> dict[str, Any]:
+    """What decides a run's outcome beside its loop's settings."""
+    return {
         "shards": {source.name: source.plan.configuration for source in sources},
         "shares": dict(config.shares),
         "batch_size": config.batch_size,
-        "objective": objective,
+        "objective": objective_settings(config.objective),
         "encoder": _fields(config.encoder),
         "init": None if start is None else checksum(start / WEIGHTS),
         "fresh": list(config.fresh_parts),
@@ -211,6 +206,19 @@ def _note_settings(out: Path, sources: Sequence[ShardSet], config: RunConfig, st
         "views": config.views,
         "store_scale": config.store_scale,
     }
+
+
+def objective_settings(objective: TagObjective) -> dict[str, Any]:
+    """What was chosen of the objective; tags' frequencies follow from the sources."""
+    return {key: value for key, value in _fields(objective).items() if key != "frequency"}
+
+
+def note_settings(out: Path, settings: Mapping[str, Any]) -> None:
+    """Write what decides a run's outcome into its folder, or compare it where the run goes on.
+
+    Raises:
+        MismatchError: the run was begun with something else; the message names what.
+    """
     settings = json.loads(json.dumps(settings))
     path = out / SETTINGS
     if (out / STATE).exists() and path.exists():
