@@ -13,8 +13,9 @@ from itertools import chain
 from typing import Any, TypeAlias
 
 from taglens.errors import UsageError
+from taglens.language.corpora import Parse
 from taglens.language.mentions import space_of
-from taglens.language.text_tags import Parse, TextTags, words_of
+from taglens.language.text_tags import TextTags, words_of
 from taglens.language.word_lists import WordLists
 from taglens.results import Kind
 from taglens.vocabulary import KINDS, Vocabulary, normalise

@@ -6,31 +6,13 @@ in), and what its tags are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Iterable, Mapping
 
+from taglens.language.corpora import Parse, Parsed
 from taglens.language.mentions import MentionFinder, space_of
 from taglens.language.word_lists import Word, WordLists
 from taglens.results import Kind
 from taglens.vocabulary import Vocabulary
-
-
-class Parsed(Protocol):
-    """What is read of a parsed sentence; see `taglens.language.parsed.ParsedCaption`."""
-
-    @property
-    def objects(self) -> tuple[str, ...]: ...
-    @property
-    def attributes(self) -> tuple[str, ...]: ...
-    @property
-    def actions(self) -> tuple[str, ...]: ...
-    @property
-    def scenes(self) -> tuple[str, ...]: ...
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]: ...
-
-
-Parse: TypeAlias = Callable[[Iterable[str]], Iterable[Parsed]]
 
 
 def words_of(parsed: Parsed) -> Iterable[Word]:
