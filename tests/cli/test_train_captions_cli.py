@@ -19,6 +19,9 @@ from taglens.cli.main import app
 from taglens.errors import UsageError
 from taglens.models.checkpoint import save_pretrained
 from taglens.training import text_recipes
+from taglens.training.loop import LoopConfig
+from taglens.training.text_data import TextStream
+from taglens.training.text_settings import TextRunConfig, Texts
 from taglens.vocabulary import Entry, Vocabulary
 
 COLOURS = {"red": (220, 40, 30), "green": (40, 200, 60), "blue": (30, 60, 220)}
@@ -114,7 +117,7 @@ def test_the_result_writes_finds_and_tags_as_before(place: Path, trained: Path, 
 def test_the_log_names_each_loss_and_what_held_out_pictures_say(trained: Path) -> None:
     *_, losses, figures = log(trained)
     assert {"lm", "itc", "itm"} < set(losses)
-    assert set(figures["evaluation"]) == {"lm", "R@10"}
+    assert set(figures["evaluation"]) == {"lm", "lm_said", "lm_none", "R@10"}
     assert figures["evaluation"]["R@10"] == 1.0  # of three pictures
     assert losses["lm"] > 0
 
@@ -122,15 +125,15 @@ def test_the_log_names_each_loss_and_what_held_out_pictures_say(trained: Path) -
 def test_the_same_command_resumes_to_the_bit(
     place: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = text_recipes.TextStream.batch
+    original = TextStream.batch
 
-    def killed(self: text_recipes.TextStream, number: int) -> Any:
+    def killed(self: TextStream, number: int) -> Any:
         if number == 2 and self.batch_size == 4:
             raise KeyboardInterrupt
         return original(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(text_recipes.TextStream, "batch", killed)
+        patch.setattr(TextStream, "batch", killed)
         said = train(place, tmp_path / "killed", "--checkpoint-every", 1, status=130)
     assert "interrupted" in said.stderr and not (tmp_path / "killed" / "model").exists()
     said = train(place, tmp_path / "killed", "--parsed", 0.1, status=2)
@@ -139,6 +142,22 @@ def test_the_same_command_resumes_to_the_bit(
     assert same(trained, tmp_path / "killed")
     train(place, tmp_path / "other", "--seed", 1)
     assert not same(trained, tmp_path / "other")
+
+
+def test_encoded_pictures_serve_the_next_run_and_do_not_stay_behind(place: Path, tmp_path: Path) -> None:
+    views = tmp_path / "views"
+    train(place, tmp_path / "first", "--until", 1)
+    kept = list((tmp_path / "first" / "views").iterdir())
+    assert len(kept) == 2
+    train(place, tmp_path / "first")
+    assert not (tmp_path / "first" / "views").exists()
+    train(place, tmp_path / "second", "--keep-views", views)
+    stamps = {path: path.stat().st_mtime_ns for path in views.iterdir()}
+    train(place, tmp_path / "third", "--keep-views", views, "--parsed", 1.0)
+    assert {path: path.stat().st_mtime_ns for path in views.iterdir()} == stamps and len(stamps) == 2
+    assert same(tmp_path / "first", tmp_path / "second") and not same(
+        tmp_path / "first", tmp_path / "third"
+    )
 
 
 def test_plain_captions_teach_writing_before_and_beside_pictures(place: Path, tmp_path: Path) -> None:
@@ -229,13 +248,11 @@ def test_shards_without_captions_are_named(place: Path, tmp_path: Path) -> None:
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path) -> None:
     monkeypatch.setattr(text_recipes.parallel, "size", lambda: 2)
     with pytest.raises(UsageError, match="one process"):
-        text_recipes.run(
-            [], text_recipes.Texts(["a dog"]), _config(), start=place / "tagger", out=tmp_path, name="x"
-        )
+        text_recipes.run([], Texts(["a dog"]), _config(), start=place / "tagger", out=tmp_path, name="x")
 
 
-def _config() -> text_recipes.TextRunConfig:
-    return text_recipes.TextRunConfig(loop=text_recipes.LoopConfig(steps=1))
+def _config() -> TextRunConfig:
+    return TextRunConfig(loop=LoopConfig(steps=1))
 
 
 @pytest.fixture(autouse=True)

@@ -40,6 +40,35 @@ def test_views_differ_and_are_the_same_again() -> None:
     assert all(np.array_equal(one.pixels, other.pixels) for one, other in zip(first, again, strict=True))
 
 
+def test_views_written_down_are_read_again(tmp_path: Path) -> None:
+    pictures = tiny.picture_set("a", 5)
+    model = tiny.recognizer()
+    given = {"side": tiny.SIDE, "views": 2, "config": AugmentConfig()}
+    fresh = encode(model, pictures, **given)
+    first = encode(model, pictures, **given, keep=tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2
+    counts: list[int] = []
+    with torch.no_grad():  # an encoder that is asked again would be noticed
+        calls = model.encoder.register_forward_hook(lambda *_: pytest.fail("encoded again"))
+        again = encode(model, pictures, **given, keep=tmp_path, progress=counts.append)
+        calls.remove()
+    assert counts == [5, 10]
+    for one, other, third in zip(fresh, first, again, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        assert np.array_equal(one.pixels, third.pixels)
+    # Other pictures, another encoder, other views: nothing of this is taken for theirs.
+    encode(model, tiny.picture_set("a", 5, seed=9), **given, keep=tmp_path)
+    with torch.no_grad():
+        next(model.encoder.parameters()).add_(1.0)
+    encode(model, pictures, **given, keep=tmp_path)
+    encode(model, pictures, **given, seed=1, keep=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 8
+    files[0].write_bytes(files[0].read_bytes()[:100])
+    with pytest.raises(DataError, match="delete the file"):
+        encode(tiny.recognizer(), pictures, **given, keep=tmp_path)
+
+
 def test_views_without_an_augmentation_are_refused() -> None:
     with pytest.raises(ValueError, match="give its configuration"):
         encode(tiny.recognizer(), tiny.picture_set("a", 2), side=tiny.SIDE, views=1)

@@ -78,6 +78,15 @@ def test_the_mix_says_whose_tags_guide() -> None:
     assert guides(stream(GuideMix(parsed=0.0, none=0.0), plain=True), 60) == said
 
 
+def test_matching_is_shown_what_is_recognised_whatever_guides() -> None:
+    found = stream(GuideMix(parsed=1.0, none=0.0), size=6)
+    for number in range(20):
+        batch = found.batch(number)
+        for picture, shown, mask in zip(batch.pictures, batch.shown, batch.shown_mask, strict=True):
+            words = TEXT.pieces.decode(shown[mask == 1].tolist()).split(" | ")
+            assert {NAMES.index(word) for word in words if word} == set(RECOGNISED[picture])
+
+
 def test_captions_of_one_picture_and_equal_captions_belong_together() -> None:
     batch = stream(size=6).batch(0)
     assert np.array_equal(batch.same, batch.pictures[:, None] == batch.pictures)

@@ -121,7 +121,7 @@ def test_a_loss_of_no_weight_is_not_computed() -> None:
 
 
 def test_matching_asks_each_pair_and_two_wrong_ones() -> None:
-    """Against asking the aligner pair by pair."""
+    """Against asking the aligner pair by pair, guided by what is recognised: a caption's own tags give it away."""
     given, made = batch(), model()
     tokens = torch.randn(6, 5, 16, generator=generator())
     objective = TextObjective(weights={"itm": 1.0}, matched=3)
@@ -137,7 +137,7 @@ def test_matching_asks_each_pair_and_two_wrong_ones() -> None:
         for picture, text, truth in pairs:
             at = slice(picture, picture + 1)
             state = captioner.start(
-                captioner.encode(given.guides[at], given.guide_mask[at], tokens[at]), given.guide_mask[at]
+                captioner.encode(given.shown[at], given.shown_mask[at], tokens[at]), given.shown_mask[at]
             )
             ids = given.read[text : text + 1].clone()
             ids[:, 0] = captioner.config.tags

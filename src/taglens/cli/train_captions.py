@@ -85,6 +85,13 @@ def run(
             "learns needs it.",
         ),
     ] = 8,
+    keep_views: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep-views",
+            help="Folder for encoded pictures, which other runs find there; by default in --out until it is done.",
+        ),
+    ] = None,
     width: Annotated[int, typer.Option("--width", min=1, help="Of a captioner that starts anew.")] = 192,
     depth: Annotated[int, typer.Option("--depth", min=1, help="Layers, likewise.")] = 2,
     heads: Annotated[int, typer.Option("--heads", min=1, help="Likewise.")] = 4,
@@ -141,6 +148,7 @@ def run(
     from taglens.training.loop import LoopConfig
     from taglens.training.recipes import open_sources
     from taglens.training.text_data import GuideMix
+    from taglens.training.text_settings import CaptionerSizes, TextRunConfig, Texts
     from taglens.training.text_tasks import TextObjective
 
     require_files("--text", text or [])
@@ -152,7 +160,7 @@ def run(
     if views and "recognizer" in parts:
         say("pictures are encoded ahead (--views), so the encoder itself stays as it is")
     device = device_for(device)
-    config = text_recipes.TextRunConfig(
+    config = TextRunConfig(
         loop=LoopConfig(
             steps=steps,
             until=until,
@@ -173,7 +181,7 @@ def run(
         weights=weights,
         matched=matched,
         views=views,
-        sizes=text_recipes.CaptionerSizes(
+        sizes=CaptionerSizes(
             width=width,
             depth=depth,
             heads=heads,
@@ -184,6 +192,7 @@ def run(
             least=least_count,
         ),
         tagger=tagger,
+        keep_views=keep_views,
     )
     plain = [caption for path in text or [] for texts in texts_of(path, split="train") for caption in texts]
     if text and not plain:
@@ -205,7 +214,7 @@ def run(
     try:
         folder = text_recipes.run(
             open_sources(shards) if shards else [],
-            text_recipes.Texts(plain, asked),
+            Texts(plain, asked),
             config,
             start=init,
             out=out,

@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taglens.errors import UsageError
-from taglens.inference.alignment import Alignment, bundled_alignment, trained_alignment
 from taglens.inference.bundle import Bundle, is_trained, tag_weight, trained_ref
-from taglens.inference.captioning import CaptionWriter, bundled_writer, trained_writer
 from taglens.inference.engines import (
     Engine,
     LabelEngine,
@@ -24,6 +23,10 @@ from taglens.inference.engines import (
 )
 from taglens.inference.typed import OpenVocabulary, Texts
 from taglens.vocabulary import DEFAULT_THRESHOLD, Vocabulary
+
+if TYPE_CHECKING:
+    from taglens.inference.alignment import Alignment
+    from taglens.inference.captioning import CaptionWriter
 
 ENGINES = ("auto", "onnx", "torch")
 
@@ -68,9 +71,9 @@ def _bundled(bundle: Bundle, *, device: str, threads: int | None) -> Parts:
         )
     writer, alignment = None, None
     if bundle.captioner is not None:
-        writer = partial(bundled_writer, bundle, device=device, threads=threads)
+        writer = partial(_bundled_writer, bundle, device=device, threads=threads)
     if bundle.aligner is not None:
-        alignment = partial(bundled_alignment, bundle, device=device, threads=threads)
+        alignment = partial(_bundled_alignment, bundle, device=device, threads=threads)
     runs: Engine
     if bundle.has_table:
         runs = TableEngine(bundle.graph, bundle.labels, bundle.table, device=device, threads=threads)
@@ -88,6 +91,20 @@ def _bundled(bundle: Bundle, *, device: str, threads: int | None) -> Parts:
     )
 
 
+def _bundled_writer(bundle: Bundle, *, device: str, threads: int | None) -> CaptionWriter:
+    from taglens.inference.captioning import bundled_writer
+
+    return bundled_writer(bundle, device=device, threads=threads)
+
+
+def _bundled_alignment(
+    bundle: Bundle, load_writer: Callable[[], CaptionWriter], *, device: str, threads: int | None
+) -> Alignment:
+    from taglens.inference.alignment import bundled_alignment
+
+    return bundled_alignment(bundle, load_writer, device=device, threads=threads)
+
+
 def _trained(folder: Path, *, device: str) -> Parts:
     require_torch("the torch engine")
     from taglens.models.checkpoint import aligns, from_pretrained, read_config, reads_text, writes_captions
@@ -100,8 +117,12 @@ def _trained(folder: Path, *, device: str) -> Parts:
         load = partial(_trained_texts, folder, device=device)
         typed = OpenVocabulary(lambda: engine.ask, load, DEFAULT_THRESHOLD)
     if writes_captions(folder):
+        from taglens.inference.captioning import trained_writer
+
         writer = partial(trained_writer, folder, model, device=device)
     if aligns(folder):
+        from taglens.inference.alignment import trained_alignment
+
         alignment = partial(trained_alignment, folder, model, ref=ref, device=device)
     return Parts(
         engine,

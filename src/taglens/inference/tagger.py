@@ -14,23 +14,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from taglens import images
 from taglens.errors import UsageError, VocabularyError
-from taglens.inference.alignment import Alignment, Embedded, embedded, unit, unread
-from taglens.inference.answering import Answered, Answering, AnswerSearch, Pair, by_picture
 from taglens.inference.bundle import locate
-from taglens.inference.captioning import CaptionWriter, Guided, Search
 from taglens.inference.engines import Engine, Output, finite
 from taglens.inference.loading import load_parts
 from taglens.inference.pictures import Picture, Ready, read_ahead
 from taglens.inference.typed import Labels, OpenVocabulary
 from taglens.results import Captioned, Failure, Prediction, Tag
 from taglens.vocabulary import Entry, Vocabulary
+
+if TYPE_CHECKING:  # What writes, compares and answers is loaded when first asked for: tagging starts without it.
+    from taglens.inference.alignment import Alignment, Embedded
+    from taglens.inference.answering import Answered, AnswerSearch, Pair
+    from taglens.inference.captioning import CaptionWriter, Guided, Search
 
 Array = npt.NDArray[np.float32]
 
@@ -213,7 +215,7 @@ class Tagger:
             ModelError: the model's scores are not finite.
         """
         select = self._select(threshold, top, language)
-        guided = self._guided(None, threshold=threshold, search=Search()) if caption else None
+        guided = self._guided(None, threshold=threshold) if caption else None
         batches = self._batches(sources, batch_size=batch_size, max_pixels=max_pixels)
         return (row for group, output in batches for row in self._predictions(group, output, select, guided))
 
@@ -234,7 +236,7 @@ class Tagger:
         tags: Sequence[str] | None = None,
         add_tags: bool = False,
         threshold: float | None = None,
-        search: Search = Search(),
+        search: Search | None = None,
         must_mention: bool = False,
         batch_size: int = 16,
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
@@ -254,9 +256,13 @@ class Tagger:
         """
         if isinstance(tags, str):
             raise UsageError(f"tags {tags!r} is one text; give a list of names: [{tags!r}]")
-        if must_mention:
-            search = replace(search, must_mention=True)
-        guided = self._guided(tags, threshold=threshold, search=search, recognise=tags is None or add_tags)
+        guided = self._guided(
+            tags,
+            threshold=threshold,
+            search=search,
+            must_mention=must_mention,
+            recognise=tags is None or add_tags,
+        )
         if add_tags and not guided.given:
             raise UsageError("add_tags says what to do with tags, and there are none")
         batches = self._batches(sources, batch_size=batch_size, max_pixels=max_pixels)
@@ -269,7 +275,7 @@ class Tagger:
         tags: Sequence[str] | None = None,
         add_tags: bool = False,
         threshold: float | None = None,
-        search: AnswerSearch = AnswerSearch(),
+        search: AnswerSearch | None = None,
         batch_size: int = 16,
         max_pixels: int = images.DEFAULT_MAX_PIXELS,
     ) -> Iterator[Answered]:
@@ -289,6 +295,8 @@ class Tagger:
             raise UsageError(f"tags {tags!r} is one text; give a list of names: [{tags!r}]")
         if add_tags and not tags:
             raise UsageError("add_tags says what to do with tags, and there are none")
+        from taglens.inference.answering import Answering, AnswerSearch, by_picture
+
         answering = Answering(
             None if self._load_writer is None else self._load_writer(),
             self.vocabulary,
@@ -296,7 +304,7 @@ class Tagger:
             given=tuple(tags or ()),
             threshold=_threshold(threshold),
             recognise=tags is None or add_tags,
-            search=search,
+            search=search or AnswerSearch(),
         )
         waiting: deque[tuple[str, ...]] = deque()
         batches = self._batches(by_picture(asked, waiting), batch_size=batch_size, max_pixels=max_pixels)
@@ -307,8 +315,17 @@ class Tagger:
         )
 
     def _guided(
-        self, tags: Sequence[str] | None, *, threshold: float | None, search: Search, recognise: bool = True
+        self,
+        tags: Sequence[str] | None,
+        *,
+        threshold: float | None,
+        search: Search | None = None,
+        must_mention: bool = False,
+        recognise: bool = True,
     ) -> Guided:
+        from taglens.inference.captioning import Guided, Search
+
+        search = search or Search()
         return Guided(
             self._writer(),
             self.vocabulary,
@@ -316,7 +333,7 @@ class Tagger:
             given=tuple(tags or ()),
             threshold=_threshold(threshold),
             recognise=recognise,
-            search=search,
+            search=replace(search, must_mention=True) if must_mention else search,
         )
 
     def _writer(self) -> CaptionWriter:
@@ -366,6 +383,8 @@ class Tagger:
             keep_tokens: also the pictures' tokens, for `match`; large.
             others, and errors: see `__call__`.
         """
+        from taglens.inference.alignment import embedded, unit, unread
+
         align = None if self._load_alignment is None else self.alignment.pictures
         batches = self._batches(sources, batch_size=batch_size, max_pixels=max_pixels)
 
@@ -444,7 +463,7 @@ class Tagger:
 
     def sentences(self, output: Output, *, threshold: float | None = None) -> list[str]:
         """A caption for each picture of `look`'s answer; see `caption`."""
-        guided = self._guided(None, threshold=threshold, search=Search())
+        guided = self._guided(None, threshold=threshold)
         return [written.captions[0].text for written in guided(output.tokens, self._chosen(output))]
 
     @property

@@ -172,6 +172,8 @@ class Captioner(nn.Module):
         self.encoder = Bert(config.encoder)
         self.decoder = Bert(config.decoder)
         self.head = WordHead(config.decoder)
+        # The decoder's words are its output, too: a tag that looks alike from the start is soon said again.
+        self.encoder.embeddings.words.load_state_dict(self.decoder.embeddings.words.state_dict())
         if config.see_picture:
             self.picture = nn.Sequential(
                 nn.Linear(config.image_width, config.width), nn.LayerNorm(config.width)

@@ -8,8 +8,12 @@ Shapes: N pictures, S side, P tokens, C encoder width, K token width.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +21,12 @@ import torch
 from torch import Tensor
 
 from taglens.data.batches import Batch, PictureSet
+from taglens.errors import DataError
 from taglens.models.recognizer import Recognizer
 from taglens.training.augment import AugmentConfig, augment, plain
 
 _AT_ONCE = 64
+Tokens = npt.NDArray[Any]  # float16, where a set has its pixels
 
 
 def encode(
@@ -31,38 +37,101 @@ def encode(
     views: int = 0,
     config: AugmentConfig | None = None,
     seed: int = 0,
+    keep: Path | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[PictureSet]:
     """A set per view, ``pixels`` float16 [N, 1 + P, C]; with ``views`` 0 one set of the pictures as they are.
 
     Args:
         config: how views differ; required with views.
+        keep: a folder in which views are written down, and looked for; encoder, pictures and views decide which.
         progress: told after each part how many pictures were encoded in all.
     """
     if views and config is None:
         raise ValueError("views differ by an augmentation: give its configuration")
+    looks = asdict(config) if views and config is not None else None
+    kept = (
+        None if keep is None else _Kept(keep, model, pictures, {"side": side, "seed": seed, "looks": looks})
+    )
+    found: list[PictureSet] = []
+    for view in range(max(views, 1)):
+        before = view * len(pictures)
+
+        def told(done: int, before: int = before) -> None:
+            if progress:
+                progress(before + done)
+
+        tokens = None if kept is None else kept.read(view)
+        if tokens is None:
+            # One generator a view: the same seed gives the same views.
+            generator = torch.Generator().manual_seed((seed * 1_000_003 + view) % 2**63)
+            tokens = _view(model, pictures, side, config if views else None, generator, told)
+            if kept is not None:
+                kept.write(view, tokens)
+        told(len(pictures))
+        name = f"{pictures.name}.{view}" if views else pictures.name
+        found.append(replace(pictures, name=name, pixels=tokens))
+    return found
+
+
+def _view(
+    model: Recognizer,
+    pictures: PictureSet,
+    side: int,
+    config: AugmentConfig | None,
+    generator: torch.Generator,
+    told: Callable[[int], None],
+) -> Tokens:
+    """The tokens of one view of every picture; of the pictures as they are without ``config``."""
     device = next(model.parameters()).device
     model.eval()
-    found = []
-    done = 0
-    for view in range(max(views, 1)):
-        # One generator a view: the same seed gives the same views.
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + view) % 2**63)
-        rows = []
-        with torch.inference_mode():
-            for start in range(0, len(pictures), _AT_ONCE):
-                pixels = torch.from_numpy(pictures.pixels[start : start + _AT_ONCE]).to(device)
-                if views and config is not None:
-                    seen = augment(pixels, side, config, generator=generator)
-                else:
-                    seen = plain(pixels, side)
-                rows.append(model.encoder(seen).half().cpu().numpy())
-                done += len(pixels)
-                if progress:
-                    progress(done)
-        name = f"{pictures.name}.{view}" if views else pictures.name
-        found.append(replace(pictures, name=name, pixels=np.concatenate(rows)))
-    return found
+    rows: list[Tokens] = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), _AT_ONCE):
+            pixels = torch.from_numpy(pictures.pixels[start : start + _AT_ONCE]).to(device)
+            seen = augment(pixels, side, config, generator=generator) if config else plain(pixels, side)
+            rows.append(model.encoder(seen).half().cpu().numpy())
+            told(start + len(pixels))
+    return np.concatenate(rows)
+
+
+class _Kept:
+    """Views in files, named after all that decides what is in them."""
+
+    def __init__(self, folder: Path, model: Recognizer, pictures: PictureSet, looks: dict[str, Any]) -> None:
+        self._folder = folder
+        self._count = len(pictures)
+        digest = hashlib.sha256(json.dumps(looks, sort_keys=True).encode())
+        for name, tensor in sorted(model.encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(str(pictures.pixels.shape).encode())
+        digest.update(pictures.pixels.tobytes())
+        self._key = digest.hexdigest()[:16]
+
+    def _path(self, view: int) -> Path:
+        return self._folder / f"{self._key}.{view}.npy"
+
+    def read(self, view: int) -> Tokens | None:
+        """The view, left on disk until it is looked at; None where it was not written down."""
+        path = self._path(view)
+        if not path.exists():
+            return None
+        try:
+            tokens: Tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DataError(f"encoded views in {path} cannot be read ({error}); delete the file") from None
+        if len(tokens) != self._count:
+            raise DataError(f"{path}: expected {self._count} pictures, found {len(tokens)}; delete the file")
+        return tokens
+
+    def write(self, view: int, tokens: Tokens) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # Beside, then renamed: a killed run leaves no half view under a whole one's name.
+        beside = self._folder / f"{self._key}.{view}.part"
+        with beside.open("wb") as file:
+            np.save(file, tokens, allow_pickle=False)
+        beside.replace(self._path(view))
 
 
 def teach(

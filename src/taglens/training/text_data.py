@@ -99,6 +99,8 @@ class TextBatch:
         prompt: pieces at the start of each that are given and not learned, [DEC] included.
         read, read_mask: int64 [B, L'], the caption opened by [CLS]; None of answers, which say nothing by themselves.
         same: bool [B, B], whether two captions are about one picture, or are the same text; None likewise.
+        shown, shown_mask: int64 [B, M'], the tags recognised in each picture, with which matching is asked: a
+            caption's own would give the answer away; None likewise.
     """
 
     pictures: Ids
@@ -110,6 +112,8 @@ class TextBatch:
     read: Ids | None = None
     read_mask: Ids | None = None
     same: npt.NDArray[np.bool_] | None = None
+    shown: Ids | None = None
+    shown_mask: Ids | None = None
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -154,9 +158,8 @@ class TextStream:
         rng = np.random.default_rng((self._seed, 1, number))
         rows = self._order.batch(number, self.batch_size)
         given, pad = self._captions, self._text.pieces.pad
-        guides = [self._text.tags([self._names[t] for t in self._guide(row, rng)]) for row in rows]
-        lengths = [sum(guide.mask) for guide in guides]
-        guide_ids, guide_mask = _table([one.ids[:n] for one, n in zip(guides, lengths, strict=True)], pad)
+        guide_ids, guide_mask = self._lists([self._guide(row, rng) for row in rows])
+        shown, shown_mask = self._lists([self._shown(int(given.pictures[row]), rng) for row in rows])
         written, written_mask = _table([given.written[row] for row in rows], pad)
         read, read_mask = _table([given.read[row] for row in rows], pad)
         pictures = given.pictures[rows]
@@ -164,8 +167,27 @@ class TextStream:
         same |= (read[:, None] == read).all(2)
         prompt = len(self._text.prompt_ids)
         return TextBatch(
-            pictures, guide_ids, guide_mask, written, written_mask, prompt, read, read_mask, same
+            pictures,
+            guide_ids,
+            guide_mask,
+            written,
+            written_mask,
+            prompt,
+            read,
+            read_mask,
+            same,
+            shown,
+            shown_mask,
         )
+
+    def _lists(self, guides: Sequence[Sequence[int]]) -> tuple[Ids, Ids]:
+        """Columns of tags as lists of pieces, filled up to the longest."""
+        lists = [self._text.tags([self._names[tag] for tag in guide]) for guide in guides]
+        return _table([one.ids[: sum(one.mask)] for one in lists], self._text.pieces.pad)
+
+    def _shown(self, picture: int, rng: np.random.Generator) -> list[int]:
+        tags = () if picture == NO_PICTURE else self._captions.recognised[picture]
+        return [tags[place] for place in rng.permutation(len(tags))]
 
     def _guide(self, row: int, rng: np.random.Generator) -> list[int]:
         """Columns of the tags that guide a caption, in random order (Tag2Text 1.4: no place means anything)."""

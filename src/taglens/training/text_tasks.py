@@ -59,6 +59,8 @@ class TextTensors:
     read: Tensor | None = None
     read_mask: Tensor | None = None
     same: Tensor | None = None
+    shown: Tensor | None = None
+    shown_mask: Tensor | None = None
     targets: Tensor | None = None
     weights: Tensor | None = None
 
@@ -77,11 +79,12 @@ class TextTensors:
             there(batch.pictures != NO_PICTURE),
             batch.prompt,
         )
-        if batch.read is None or batch.read_mask is None or batch.same is None:
-            return found
-        return replace(
-            found, read=there(batch.read), read_mask=there(batch.read_mask), same=there(batch.same)
-        )
+        beside: dict[str, Any] = {
+            name: there(array)
+            for name in ("read", "read_mask", "same", "shown", "shown_mask")
+            if (array := getattr(batch, name)) is not None
+        }
+        return replace(found, **beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,7 @@ class TextObjective:
             named["lm"] = self.writing(model, memory, batch)
         rows = batch.own.nonzero()[:, 0]
         if model.aligns and len(rows) > 1 and (self.weights.get("itc") or self.weights.get("itm")):
-            named |= self._aligned(model, tokens, memory, batch, rows, generator)
+            named |= self._aligned(model, tokens, batch, rows, generator)
         if self.weights.get("tag") and len(rows) and batch.targets is not None and batch.weights is not None:
             nothing = torch.zeros(0, device=tokens.device)
             asked = Asked(batch.targets[rows], batch.weights[rows], nothing, nothing.long(), nothing)
@@ -155,7 +158,6 @@ class TextObjective:
         self,
         model: Tag2Text,
         tokens: Tensor,
-        memory: Tensor,
         batch: TextTensors,
         rows: Tensor,
         generator: torch.Generator,
@@ -168,19 +170,22 @@ class TextObjective:
         pictures, texts = aligner.pictures(tokens[rows]), aligner.texts(ids, mask)
         similarity = aligner.scale.exp().clamp(max=LARGEST_SCALE) * pictures @ texts.T
         named = {"itc": contrast(similarity, same)}
-        if self.weights.get("itm"):
+        if self.weights.get("itm") and batch.shown is not None and batch.shown_mask is not None:
             text, picture = hard_negatives(similarity.detach(), same, generator)
             opened = ids.clone()
             opened[:, 0] = captioner.config.tags
-            seen = captioner.decoder.look_up(memory[rows])
-            hidden = captioner.memory_mask(batch.guide_mask[rows], memory)
             # The pair itself, its picture with a wrong text, its text with a wrong picture.
             right = torch.arange(len(rows), device=rows.device)[: self.matched or None]
             count = len(right)
             shown = torch.cat((right, right, picture[:count]))
             told = torch.cat((right, text[:count], right))
+            looked, place = torch.unique(shown, return_inverse=True)
+            guides, guide_mask = batch.shown[rows][looked], batch.shown_mask[rows][looked]
+            memory = captioner.encode(guides, guide_mask, tokens[rows][looked])
+            seen = captioner.decoder.look_up(memory)
+            hidden = captioner.memory_mask(guide_mask, memory)
             logits = aligner.match(
-                opened[told], mask[told], [KeysValues.at(each, shown) for each in seen], _at(hidden, shown)
+                opened[told], mask[told], [KeysValues.at(each, place) for each in seen], _at(hidden, place)
             )
             truth = torch.zeros_like(logits)
             truth[:count] = 1.0
