@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+Row = dict[str, Any]
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent
 
@@ -79,3 +81,25 @@ def record(name: str, settings: dict[str, Any], figures: dict[str, Any]) -> None
     with (folder / f"{name}.jsonl").open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
     print(line)
+
+
+def newest(name: str) -> Row:
+    """The last line of a benchmark."""
+    lines = (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    row: Row = json.loads(lines[-1])
+    return row
+
+
+def origin(row: Row) -> str:
+    """The command, day, machine and commit of a line, to stand under its table."""
+    m = row["machine"]
+    return (
+        f"`python bench/{row['benchmark']}.py`, {row['when'][:10]}, {m['processor']}, {m['cores']} cores, "
+        f"Python {m['python']}, commit {row['commit']}."
+    )
+
+
+def holding(name: str, part: str) -> Row:
+    """The newest line whose figures hold a part; a benchmark may be run part by part."""
+    lines = (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    return next(row for row in map(json.loads, reversed(lines)) if part in row["figures"])

@@ -6,8 +6,9 @@
 With labels every picture is given some of its own, drawn by --seed (--wrong: of the others', which it does not have);
 with --tags all are given the same. Told for both: the share of tags that captions say, of captions that say all, the
 model's own mean log-probability (--beams is the same), words, and seconds a picture; and the difference of the
-log-probabilities, picture by picture, with the half width of its 95 % interval. --out writes the captions, to be read
-and to be compared with people's. Prints its figures; --record appends them to bench/results/mentions.jsonl too.
+log-probabilities, picture by picture, with the half width of its 95 % interval; with --captions also CIDEr against
+people's. --out writes the captions, to be read. Prints its figures; --record appends them to
+bench/results/mentions.jsonl too.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from captions import Judge
 from common import record
-from taglens.evaluation.datasets import read_labels
+from taglens.evaluation.datasets import read_captions, read_labels
 from taglens.inference.captioning import Search
 from taglens.inference.sources import Source, expand
 from taglens.inference.tagger import Tagger
@@ -90,6 +92,14 @@ def compared(tagger: Tagger, given: Sequence[Given], search: Search) -> tuple[di
     return figures, lines
 
 
+def judge_of(captions: Path, given: Sequence[Given], tagger: Tagger) -> Judge:
+    """What compares captions of these pictures with people's."""
+    told = {Path(image.path).name: image for image in read_captions(captions)}
+    if unknown := [path for path, _ in given if path.name not in told]:
+        raise SystemExit(f"{captions} says nothing of {unknown[0].name}")
+    return Judge([told[path.name] for path, _ in given], tagger.vocabulary)
+
+
 def pictures(sources: Sequence[str]) -> Iterator[Path]:
     for item in expand(sources):
         if isinstance(item, Source):
@@ -100,6 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True, help="a model that writes captions")
     parser.add_argument("--labels", type=Path, help="labels.jsonl beside its pictures")
+    parser.add_argument("--captions", type=Path, help="captions.jsonl with people's, for CIDEr (extra eval)")
     parser.add_argument("--split")
     parser.add_argument("--images", type=int, help="the first so many")
     parser.add_argument("--tags-each", type=int, nargs="+", default=[1, 3, 5])
@@ -135,6 +146,10 @@ def main() -> None:
     lines: Lines = []
     for name, given in sets.items():
         figures[name], more = compared(tagger, given, search)
+        if options.captions is not None:
+            judge = judge_of(options.captions, given, tagger)
+            for way in ("free", "must_mention"):
+                figures[name][way]["CIDEr"] = judge([line[way]["text"] for line in more])["CIDEr"]
         lines += more
     if options.out is not None:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)

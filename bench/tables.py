@@ -9,34 +9,17 @@ A table stands between ``<!-- bench:NAME -->`` and ``<!-- /bench:NAME -->``.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable
-from typing import Any
 
-from common import HERE, REPOSITORY
+import text_tables
+from common import REPOSITORY, newest, origin
 
 FILES = (
     REPOSITORY / "README.md",
     REPOSITORY / "EXPERIMENTS.md",
     REPOSITORY / "src" / "taglens" / "assets" / "starter" / "MODEL_CARD.md",
 )
-
-Row = dict[str, Any]
-
-
-def newest(name: str) -> Row:
-    lines = (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    row: Row = json.loads(lines[-1])
-    return row
-
-
-def origin(row: Row) -> str:
-    m = row["machine"]
-    return (
-        f"`python bench/{row['benchmark']}.py`, {row['when'][:10]}, {m['processor']}, {m['cores']} cores, "
-        f"Python {m['python']}, commit {row['commit']}."
-    )
 
 
 def quality() -> str:
@@ -307,124 +290,8 @@ def collection() -> str:
     return "\n".join([*lines, "", f"{said} {origin(row)}"])
 
 
-def _holding(name: str, part: str) -> Row:
-    """The newest line whose figures hold a part; a benchmark may be run part by part."""
-    lines = (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    return next(row for row in map(json.loads, reversed(lines)) if part in row["figures"])
-
-
-def captions() -> str:
-    row = _holding("captions", "guided")
-    figures = row["figures"]
-    beams = row["settings"]["beams"]
-    lines = [
-        f"Model `{figures['model']}`, {figures['images']:,} validation pictures, five references, {beams} beams.",
-        "",
-        "| captions | CIDEr | 95 % | BLEU-4 | ROUGE-L | tags said: precision | recall | distinct | words |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    names = {
-        "guided": "guided by recognised tags",
-        "greedy": "the same, one beam",
-        "unguided": "guided by no tags",
-        "guided_by_people": "guided by the tags of people's captions",
-        "constant": "one caption for all",
-    }
-    for key, name in names.items():
-        found = figures[key]
-        low, high = found["CIDEr_95"]
-        lines.append(
-            f"| {name} | {found['CIDEr']:.3f} | {low:.3f} to {high:.3f} | {found['BLEU-4']:.3f} "
-            f"| {found['ROUGE-L']:.3f} | {found['tag_precision']:.3f} | {found['tag_recall']:.3f} "
-            f"| {found['distinct']:,} | {found['words']:.1f} |"
-        )
-    seconds = figures["guided"]["seconds_a_picture"]
-    return "\n".join([*lines, "", f"{seconds:.3f} s a picture, tagging included. {origin(row)}"])
-
-
-def caption_thresholds() -> str:
-    row = _holding("captions", "thresholds")
-    figures = row["figures"]
-    lines = ["| threshold of guiding tags | CIDEr | tags said: precision | recall |", "|---|---|---|---|"]
-    for threshold, found in figures["thresholds"].items():
-        lines.append(
-            f"| {threshold} | {found['CIDEr']:.3f} | {found['tag_precision']:.3f} | {found['tag_recall']:.3f} |"
-        )
-    return "\n".join([*lines, "", f"{figures['images']:,} pictures. {origin(row)}"])
-
-
-def caption_wrong() -> str:
-    row = _holding("captions", "wrong")
-    figures = row["figures"]
-    lines = [
-        "| wrong tags given | said, given alone | CIDEr | said, added to recognised ones | CIDEr |",
-        "|---|---|---|---|---|",
-    ]
-    found = figures["wrong"]
-    for count in dict.fromkeys(key.partition("_")[0] for key in found):
-        alone, added = found[f"{count}_alone"], found[f"{count}_added"]
-        lines.append(
-            f"| {count} | {alone['said']:.3f} | {alone['CIDEr']:.3f} | {added['said']:.3f} | {added['CIDEr']:.3f} |"
-        )
-    return "\n".join([*lines, "", f"{figures['images']:,} pictures. {origin(row)}"])
-
-
-def three_ways() -> str:
-    row = newest("three_ways")
-    figures = row["figures"]
-    lines = [
-        "| tagged by | mAP | CP | CR | CF1 | OF1 | tags a picture |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    names = {
-        "head": "the tagging head",
-        "similarity": "similarity with sentences that hold the name",
-        "caption": "what the guided caption says",
-    }
-    for key, name in names.items():
-        found = figures[key]
-        mean = f"{found['mAP']:.3f}" if "mAP" in found else "–"
-        lines.append(
-            f"| {name} | {mean} | {found['CP']:.3f} | {found['CR']:.3f} | {found['CF1']:.3f} | {found['OF1']:.3f} "
-            f"| {found['tags_a_picture']:.1f} |"
-        )
-    return "\n".join([*lines, "", f"{figures['names']} names, {figures['images']:,} pictures. {origin(row)}"])
-
-
-def retrieval() -> str:
-    row = newest("retrieval")
-    figures = row["figures"]
-    lines = [
-        "| ordered by | picture to caption R@1 | R@5 | R@10 | caption to picture R@1 | R@5 | R@10 | median rank |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, found in figures["methods"].items():
-        ways = [found[way][f"R@{most}"] for way in ("i2t", "t2i") for most in (1, 5, 10)]
-        shares = " | ".join(f"{share:.3f}" for share in ways)
-        lines.append(f"| {name} | {shares} | {found['t2i']['median_rank']:.0f} |")
-    said = f"{figures['images']:,} pictures, {figures['captions']:,} captions, lambda {figures['lambda']}."
-    return "\n".join([*lines, "", f"{said} {origin(row)}"])
-
-
-def keywords() -> str:
-    row = newest("retrieval")
-    found = row["figures"]["keywords"]
-    methods = list(next(iter(found.values()))["mAP"])
-    head = " | ".join(f"mAP, {name}" for name in methods)
-    lines = [f"| tags asked | queries | right pictures each | {head} |", "|---" * (3 + len(methods)) + "|"]
-    for size, each in found.items():
-        figures = " | ".join(f"{each['mAP'][name]:.3f}" for name in methods)
-        lines.append(f"| {size} | {each['queries']} | {each['right']:.1f} | {figures} |")
-    return "\n".join([*lines, "", origin(row)])
-
-
 TABLES: dict[str, Callable[[], str]] = {
-    "captions": captions,
-    "caption_thresholds": caption_thresholds,
-    "caption_wrong": caption_wrong,
-    "three_ways": three_ways,
-    "retrieval": retrieval,
-    "keywords": keywords,
+    **text_tables.TABLES,
     "collection": collection,
     "published": published,
     "swin": swin,

@@ -1,0 +1,186 @@
+"""Tables of what is measured on captions, on retrieval, and on guidance by tags; see tables.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import numpy as np
+
+from common import HERE, Row, holding, newest, origin
+
+
+def captions() -> str:
+    row = holding("captions", "guided")
+    figures = row["figures"]
+    beams = row["settings"]["beams"]
+    lines = [
+        f"Model `{figures['model']}`, {figures['images']:,} validation pictures, five references, {beams} beams.",
+        "",
+        "| captions | CIDEr | 95 % | BLEU-4 | ROUGE-L | tags said: precision | recall | distinct | words |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    names = {
+        "guided": "guided by recognised tags",
+        "greedy": "the same, one beam",
+        "unguided": "guided by no tags",
+        "guided_by_people": "guided by the tags of people's captions",
+        "constant": "one caption for all",
+    }
+    for key, name in names.items():
+        found = figures[key]
+        low, high = found["CIDEr_95"]
+        lines.append(
+            f"| {name} | {found['CIDEr']:.3f} | {low:.3f} to {high:.3f} | {found['BLEU-4']:.3f} "
+            f"| {found['ROUGE-L']:.3f} | {found['tag_precision']:.3f} | {found['tag_recall']:.3f} "
+            f"| {found['distinct']:,} | {found['words']:.1f} |"
+        )
+    seconds = figures["guided"]["seconds_a_picture"]
+    return "\n".join([*lines, "", f"{seconds:.3f} s a picture, tagging included. {origin(row)}"])
+
+
+def caption_thresholds() -> str:
+    row = holding("captions", "thresholds")
+    figures = row["figures"]
+    lines = ["| threshold of guiding tags | CIDEr | tags said: precision | recall |", "|---|---|---|---|"]
+    for threshold, found in figures["thresholds"].items():
+        lines.append(
+            f"| {threshold} | {found['CIDEr']:.3f} | {found['tag_precision']:.3f} | {found['tag_recall']:.3f} |"
+        )
+    return "\n".join([*lines, "", f"{figures['images']:,} pictures. {origin(row)}"])
+
+
+def caption_wrong() -> str:
+    row = holding("captions", "wrong")
+    figures = row["figures"]
+    lines = [
+        "| wrong tags given | said, given alone | CIDEr | said, added to recognised ones | CIDEr |",
+        "|---|---|---|---|---|",
+    ]
+    found = figures["wrong"]
+    for count in dict.fromkeys(key.partition("_")[0] for key in found):
+        alone, added = found[f"{count}_alone"], found[f"{count}_added"]
+        lines.append(
+            f"| {count} | {alone['said']:.3f} | {alone['CIDEr']:.3f} | {added['said']:.3f} | {added['CIDEr']:.3f} |"
+        )
+    return "\n".join([*lines, "", f"{figures['images']:,} pictures. {origin(row)}"])
+
+
+def three_ways() -> str:
+    row = newest("three_ways")
+    figures = row["figures"]
+    lines = [
+        "| tagged by | mAP | CP | CR | CF1 | OF1 | tags a picture |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    names = {
+        "head": "the tagging head",
+        "similarity": "similarity with sentences that hold the name",
+        "caption": "what the guided caption says",
+    }
+    for key, name in names.items():
+        found = figures[key]
+        mean = f"{found['mAP']:.3f}" if "mAP" in found else "–"
+        lines.append(
+            f"| {name} | {mean} | {found['CP']:.3f} | {found['CR']:.3f} | {found['CF1']:.3f} | {found['OF1']:.3f} "
+            f"| {found['tags_a_picture']:.1f} |"
+        )
+    return "\n".join([*lines, "", f"{figures['names']} names, {figures['images']:,} pictures. {origin(row)}"])
+
+
+def retrieval() -> str:
+    row = newest("retrieval")
+    figures = row["figures"]
+    lines = [
+        "| ordered by | picture to caption R@1 | R@5 | R@10 | caption to picture R@1 | R@5 | R@10 | median rank |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, found in figures["methods"].items():
+        ways = [found[way][f"R@{most}"] for way in ("i2t", "t2i") for most in (1, 5, 10)]
+        shares = " | ".join(f"{share:.3f}" for share in ways)
+        lines.append(f"| {name} | {shares} | {found['t2i']['median_rank']:.0f} |")
+    said = f"{figures['images']:,} pictures, {figures['captions']:,} captions, lambda {figures['lambda']}."
+    return "\n".join([*lines, "", f"{said} {origin(row)}"])
+
+
+def keywords() -> str:
+    row = newest("retrieval")
+    found = row["figures"]["keywords"]
+    methods = list(next(iter(found.values()))["mAP"])
+    head = " | ".join(f"mAP, {name}" for name in methods)
+    lines = [f"| tags asked | queries | right pictures each | {head} |", "|---" * (3 + len(methods)) + "|"]
+    for size, each in found.items():
+        figures = " | ".join(f"{each['mAP'][name]:.3f}" for name in methods)
+        lines.append(f"| {size} | {each['queries']} | {each['right']:.1f} | {figures} |")
+    return "\n".join([*lines, "", origin(row)])
+
+
+def guidance() -> str:
+    """The newest line of each arm and seed; where there are several seeds, their mean and spread."""
+    lines = (HERE / "results" / "guidance.jsonl").read_text(encoding="utf-8").splitlines()
+    rows: dict[tuple[str, int], Row] = {}
+    for row in map(json.loads, lines):
+        rows[row["settings"]["arm"], row["settings"]["seed"]] = row
+    names = {
+        "mix0": "guided by recognised tags only",
+        "mix0.5": "half by the caption's own tags, half by recognised ones",
+        "mix1": "guided by the caption's own tags only",
+        "untold": "no guidance, in training and afterwards",
+        "anew": "as the half mix, no captions without pictures before",
+        "textonly": "captions without pictures only",
+    }
+    said = "tags said: precision | recall | distinct | loss, recognised | own tags | none"
+    table = [f"| trained | seeds | CIDEr | 95 % | BLEU-4 | {said} |", "|---" * 11 + "|"]
+    for arm, name in names.items():
+        found = [row["figures"] for (each, _), row in rows.items() if each == arm]
+        if not found:
+            continue
+
+        def mean(key: str, found: list[dict[str, float]] = found) -> float:
+            return float(np.mean([one[key] for one in found]))
+
+        spread = [one["CIDEr"] for one in found]
+        edges = np.mean([one["CIDEr_95"] for one in found], 0)
+        beside = f" ({min(spread):.3f} to {max(spread):.3f})" if len(found) > 1 else ""
+        table.append(
+            f"| {name} | {len(found)} | {mean('CIDEr'):.3f}{beside} | {edges[0]:.3f} to {edges[1]:.3f} "
+            f"| {mean('BLEU-4'):.3f} | {mean('tag_precision'):.3f} | {mean('tag_recall'):.3f} "
+            f"| {mean('distinct'):,.0f} | {mean('lm'):.3f} | {mean('lm_said'):.3f} | {mean('lm_none'):.3f} |"
+        )
+    last = json.loads(lines[-1])
+    settings = last["settings"]
+    told = f"{settings['steps']} steps of {settings['batch_size']} captions each, {settings['beams']} beams."
+    return "\n".join([*table, "", f"{told} {origin(last)}"])
+
+
+def mentions() -> str:
+    """Of the newest line: tags asked for that captions say, with and without the demand."""
+    row = newest("mentions")
+    figures = row["figures"]
+    table = [
+        "| tags given | pictures | way | tags said | captions saying all | CIDEr | mean log-probability | words |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for given, found in figures.items():
+        if not isinstance(found, dict) or "free" not in found:
+            continue
+        for way, name in (("free", "guided"), ("must_mention", "must mention")):
+            each = found[way]
+            cider = f"{each['CIDEr']:.3f}" if "CIDEr" in each else ""
+            table.append(
+                f"| {given} | {found['pictures']:,} | {name} | {each['mentioned']:.3f} "
+                f"| {each['all_mentioned']:.3f} | {cider} | {each['score']:.2f} | {each['words']:.1f} |"
+            )
+    return "\n".join([*table, "", origin(row)])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "captions": captions,
+    "caption_thresholds": caption_thresholds,
+    "caption_wrong": caption_wrong,
+    "three_ways": three_ways,
+    "retrieval": retrieval,
+    "keywords": keywords,
+    "guidance": guidance,
+    "mentions": mentions,
+}
