@@ -88,18 +88,11 @@ def run(
             help="What the model reads beside the question, instead of the recognised tags.",
         ),
     ] = None,
-    add_tags: Annotated[
-        bool, typer.Option("--add-tags", help="--tags join the recognised tags instead of replacing them.")
-    ] = False,
+    add_tags: options.JoinRecognised = False,
     no_tags: Annotated[
         bool, typer.Option("--no-tags", help="Nothing but the question and the picture.")
     ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", help="Lowest score of a recognised tag, 0 to 1.", show_default="each tag's own"
-        ),
-    ] = None,
+    threshold: options.RecognisedThreshold = None,
     beams: Annotated[
         int | None, typer.Option("--beams", help="Beams of the search; 1: greedy.", show_default="3")
     ] = None,

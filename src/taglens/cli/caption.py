@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from taglens.cli import options as shared
 from taglens.cli.listing import CaptionListing
 from taglens.cli.rows import Tally, conclude, deliver, rows, show_json, watched
 from taglens.cli.tag import split_tags
@@ -121,10 +122,7 @@ class CaptionOptions:
 
 
 def run(
-    sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE", help="Pictures, folders (recursive) and patterns ('*.jpg')."),
-    ],
+    sources: shared.Sources,
     *,
     model: Annotated[
         str, typer.Option("--model", help="The folder of a model that writes captions.")
@@ -133,19 +131,12 @@ def run(
         str | None,
         typer.Option("--tags", metavar='"A,B"', help="What to write about, instead of the recognised tags."),
     ] = None,
-    add_tags: Annotated[
-        bool, typer.Option("--add-tags", help="--tags join the recognised tags instead of replacing them.")
-    ] = False,
+    add_tags: shared.JoinRecognised = False,
     must_mention: Annotated[
         bool,
         typer.Option("--must-mention", help="Captions say each of --tags, or tell which they could not."),
     ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", help="Lowest score of a recognised tag, 0 to 1.", show_default="each tag's own"
-        ),
-    ] = None,
+    threshold: shared.RecognisedThreshold = None,
     number: Annotated[int, typer.Option("--number", help="Captions a picture, best first.")] = 1,
     beams: Annotated[
         int | None,
@@ -172,17 +163,12 @@ def run(
             "--repetition-penalty", help="Above 1: fewer repeated words.", show_default="1, sampling 1.1"
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", help="Pictures per step.")] = 16,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
-    engine: Annotated[str, typer.Option("--engine", help="auto, onnx or torch.")] = "auto",
-    max_pixels: Annotated[
-        int | None,
-        typer.Option("--max-pixels", help="Refuse larger pictures.", show_default="178 million"),
-    ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="JSON Lines on standard output, nothing else there.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
+    batch_size: shared.BatchSize = 16,
+    device: shared.Device = "auto",
+    engine: shared.Engine = "auto",
+    max_pixels: shared.MaxPixels = None,
+    json: shared.AsRows = False,
+    quiet: shared.Quiet = False,
 ) -> int:
     """Write a sentence about each picture, in the order given, guided by the tags found in it or by yours.
 

@@ -39,6 +39,15 @@ Top = Annotated[
 Caption = Annotated[
     bool, typer.Option("--caption", help="Also a sentence, from a model that writes captions.")
 ]
+RecognisedThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--threshold", help="Lowest score of a recognised tag, 0 to 1.", show_default="each tag's own"
+    ),
+]
+JoinRecognised = Annotated[
+    bool, typer.Option("--add-tags", help="--tags join the recognised tags instead of replacing them.")
+]
 BatchSize = Annotated[int, typer.Option("--batch-size", help="Pictures per step.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 Engine = Annotated[str, typer.Option("--engine", help="auto, onnx or torch.")]
