@@ -29,7 +29,7 @@ import torch
 
 from captions import Judge
 from common import record, shared
-from taglens.evaluation.datasets import read_captions
+from taglens.evaluation.datasets import CaptionedImage, read_captions
 from taglens.inference.caption_engines import TorchCaptionEngine
 from taglens.inference.captioning import CaptionWriter, Search
 from taglens.models.captioner import Captioner
@@ -61,16 +61,16 @@ class Runs:
 
     def __init__(self, start: Path, shards: Sequence[Path], config: TextRunConfig) -> None:
         self._start, self.config = start, config
-        self._sources = open_sources(list(shards))
-        self._model, self._vocabulary = self._fresh(anew=False)
+        self.sources = open_sources(list(shards))
+        self.model, self._vocabulary = self._fresh(anew=False)
         pieces = (start / PIECES).read_bytes()
-        self._reader = Reader(
-            start, self._model, self._vocabulary, pieces, config, self._prepared, keep=config.keep_views
+        self.reader = Reader(
+            start, self.model, self._vocabulary, pieces, config, self._prepared, keep=config.keep_views
         )
-        self.seen = self._reader.corpus(self._sources, "train", views=config.views)
-        self.held = self._reader.corpus(self._sources, "val", views=0)
+        self.seen = self.reader.corpus(self.sources, "train", views=config.views)
+        self.held = self.reader.corpus(self.sources, "val", views=0)
         self.held_names = [
-            Path(sample.source).name for source in self._sources for sample in source.samples("val")
+            Path(sample.source).name for source in self.sources for sample in source.samples("val")
         ]
 
     @staticmethod
@@ -93,9 +93,9 @@ class Runs:
         """The captioner of an arm, its held-out losses, and the seconds of its training."""
         model, _ = self._fresh(anew=arm == "anew")
         config = replace(self.config, mix=mix_of(arm))
-        self._reader.config = config
-        streams = self._reader.streams(self._sources, Texts(), self.seen)
-        trainer = Trainer(model, self._reader, streams, self.seen.views)
+        self.reader.config = config
+        streams = self.reader.streams(self.sources, Texts(), self.seen)
+        trainer = Trainer(model, self.reader, streams, self.seen.views)
         started = time.perf_counter()
 
         def tell(progress: Progress) -> None:
@@ -107,12 +107,12 @@ class Runs:
 
     def captions(self, model: Tag2Text, *, guided: bool, beams: int) -> list[str]:
         captioner = model.captioner.eval()
-        text = self._reader.text
+        text = self.reader.text
         writer = CaptionWriter(
             TorchCaptionEngine(captioner, device="cpu"), text, positions=captioner.config.positions
         )
         tokens = held_tokens(model, self.held, self.config.loop.side)
-        names, lists = self._reader.names, self.held.captions.recognised
+        names, lists = self.reader.names, self.held.captions.recognised
         found = []
         for at in range(0, len(tokens), AT_ONCE):
             guides = [[names[t] for t in tags] if guided else [] for tags in lists[at : at + AT_ONCE]]
@@ -130,6 +130,13 @@ def held_tokens(model: Tag2Text, held: Corpus, side: int) -> np.ndarray[Any, Any
             pixels = torch.from_numpy(held.views[0].pixels[at : at + AT_ONCE])
             rows.append(model.recognizer.tokens(plain(pixels, side)).numpy())
     return np.concatenate(rows)
+
+
+def held_images(runs: Runs) -> list[CaptionedImage]:
+    """The validation pictures with people's captions, in the order of the runs."""
+    told = read_captions(shared() / "data" / "flickr8k" / "captions.jsonl", split="val")
+    by_name = {Path(image.path).name: image for image in told}
+    return [by_name[name] for name in runs.held_names]
 
 
 def main() -> None:
@@ -159,11 +166,8 @@ def main() -> None:
         keep_views=options.keep_views,
     )
     runs = Runs(options.start, options.shards, config)
-    told = read_captions(shared() / "data" / "flickr8k" / "captions.jsonl", split="val")
-    by_name = {Path(image.path).name: image for image in told}
-    images = [by_name[name] for name in runs.held_names]
     _, vocabulary, _ = from_pretrained(options.start)
-    judge = Judge(images, vocabulary)
+    judge = Judge(held_images(runs), vocabulary)
     for seed in options.seeds:
         runs.config = replace(config, loop=replace(loop, seed=seed))
         for arm in options.arms:
