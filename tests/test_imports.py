@@ -53,6 +53,7 @@ HEAVY = {
     "fsspec": set[str](),
     "pyarrow": set[str](),
     "ray": set[str](),
+    "openai": set[str](),
 }
 
 

@@ -8,6 +8,8 @@ TaglensError
 ├── ModelError            a bundle or checkpoint that is incomplete, damaged or not finite
 ├── MismatchError         two things that do not belong together (both fingerprints are named)
 ├── DownloadError         a file of others that cannot be fetched, or is not what it should be
+├── ChatError             a question that a language model's server finally did not answer; stops no run
+├── BudgetError           the next question would cost more than the limit that was set
 └── DataError             a corpus, a label file or a shard that cannot be read as what it claims to be
 """
 
@@ -74,3 +76,21 @@ class DataError(TaglensError):
 
 class DownloadError(TaglensError):
     """A file of others that cannot be fetched, or is not what it should be."""
+
+
+class ChatError(TaglensError):
+    """A question to a language model that finally has no answer.
+
+    Attributes:
+        status: the HTTP status of the last attempt; None where no answer came or none was usable.
+        retries: how many further attempts were made after the first.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, retries: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retries = retries
+
+
+class BudgetError(TaglensError):
+    """The next question would cost more than what is left; it was not asked."""

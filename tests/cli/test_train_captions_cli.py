@@ -155,9 +155,7 @@ def test_encoded_pictures_serve_the_next_run_and_do_not_stay_behind(place: Path,
     stamps = {path: path.stat().st_mtime_ns for path in views.iterdir()}
     train(place, tmp_path / "third", "--keep-views", views, "--parsed", 1.0)
     assert {path: path.stat().st_mtime_ns for path in views.iterdir()} == stamps and len(stamps) == 2
-    assert same(tmp_path / "first", tmp_path / "second") and not same(
-        tmp_path / "first", tmp_path / "third"
-    )
+    assert same(tmp_path / "first", tmp_path / "second") and not same(tmp_path / "first", tmp_path / "third")
 
 
 def test_plain_captions_teach_writing_before_and_beside_pictures(place: Path, tmp_path: Path) -> None:

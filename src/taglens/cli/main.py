@@ -87,12 +87,22 @@ HOMES: dict[str, Home] = {
             "apply": "taglens.cli.vocabulary_review:apply",
         },
     ),
+    "annotate": Home(
+        "taglens.cli.annotate",
+        "Label pictures with a language model that sees; or, with a word of its own, prepare what it is told.",
+        commands={
+            "concepts": "taglens.cli.annotate_concepts:run",
+            "compare": "taglens.cli.annotate_compare:run",
+        },
+    ),
+    "describe": Home("taglens.cli.describe", "Write how tags look, by a language model or from templates."),
     "shards": Home(
         "taglens.cli.shards",
         "Pack captioned or labelled pictures for training.",
         function=None,
         commands={"build": "build", "show": "show"},
     ),
+    "mosaics": Home("taglens.cli.mosaics", "Make pictures whose truth is complete, from labelled pictures."),
     "train": Home(
         "taglens.cli.train",
         "Train a tagger from shards; or, with a word of its own, what stands beside one.",
@@ -101,6 +111,9 @@ HOMES: dict[str, Home] = {
     "bundle": Home("taglens.cli.bundle", "Export a trained model so that it tags without torch."),
     "convert": Home("taglens.cli.convert", "Turn published weights into a model folder."),
     "pull": Home("taglens.cli.pull", "Fetch a published model, verify it and make it a model folder."),
+    "simulate-mllm": Home(
+        "taglens.cli.simulate_mllm", "Answer an annotation's questions from a known truth: no model runs."
+    ),
     "demo": Home("taglens.cli.demo", "Tag the photographs inside scikit-image and write a page to look at."),
     "doctor": Home("taglens.cli.doctor", "Check that everything taglens needs is here and works."),
 }

@@ -1,0 +1,1 @@
+"""What answers over HTTP: today a simulated annotator, for trying annotation without a model."""
