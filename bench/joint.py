@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from taglens.evaluation.metrics import average_precisions
 from taglens.models.captioner import Captioner
 from taglens.models.checkpoint import from_pretrained
 from taglens.models.recognizer import Recognizer
-from taglens.training.loop import LoopConfig, run_steps
+from taglens.training.loop import LoopConfig, Progress, run_steps
 from taglens.training.objectives import TagObjective
 from taglens.training.text_data import GuideMix
 from taglens.training.text_recipes import side_of
@@ -105,6 +106,10 @@ def precision(model: Tag2Text, runs: Runs, vocabulary: Vocabulary) -> float:
     return float(average_precisions(torch.cat(parts)[:, columns].numpy(), truth).mean())
 
 
+def teller(arm: str) -> Callable[[Progress], None]:
+    return lambda progress: print(arm, progress.step, progress.losses, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--start", type=Path, required=True)
@@ -157,7 +162,7 @@ def main() -> None:
                     trainer.gradients,
                     runs.config.loop,
                     out=Path(folder),
-                    report=lambda progress, arm=arm: print(arm, progress.step, progress.losses, flush=True),
+                    report=teller(arm),
                 )
             figures: dict[str, object] = {
                 "parameters": count,

@@ -158,7 +158,7 @@ def mentions() -> str:
     row = newest("mentions")
     figures = row["figures"]
     table = [
-        "| tags given | pictures | way | tags said | captions saying all | CIDEr | mean log-probability | words |",
+        "| tags each | pictures | way | tags said | captions saying all | CIDEr | mean log-probability | words |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for given, found in figures.items():
@@ -168,7 +168,7 @@ def mentions() -> str:
             each = found[way]
             cider = f"{each['CIDEr']:.3f}" if "CIDEr" in each else ""
             table.append(
-                f"| {given} | {found['pictures']:,} | {name} | {each['mentioned']:.3f} "
+                f"| {given.partition('_')[0]} | {found['pictures']:,} | {name} | {each['mentioned']:.3f} "
                 f"| {each['all_mentioned']:.3f} | {cider} | {each['score']:.2f} | {each['words']:.1f} |"
             )
     return "\n".join([*table, "", origin(row)])

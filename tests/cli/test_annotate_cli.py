@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import colours
-from fake_chat import FakeChat, question, status
+from fake_chat import FakeChat, completion, question, status
 from taglens.cli.main import start
 from taglens.errors import UsageError
 from taglens.inference.tagger import Tagger
@@ -294,3 +294,51 @@ def test_strategies_are_compared_on_the_same_pictures(taglens: Run, server: Fake
     assert code == 0 and "100.00" in out and "strategy" in out
     code, _, err = taglens("annotate", "compare", "pictures", "--labels", "truth.jsonl")
     assert code == 2 and "cannot read" in err
+
+
+def test_a_dry_run_does_not_even_ask_for_the_models_name(taglens: Run) -> None:
+    command = ["annotate", "pictures", "--vocabulary", "tags.jsonl", "--out", "out", "--dry-run"]
+    code, _, err = taglens(*command, "--mllm", "http://127.0.0.1:9/v1")
+    assert code == 0 and "queries" in err
+    assert not Path("out").exists()
+
+
+def test_other_peoples_unfinished_files_are_left_alone(taglens: Run, server: FakeChat) -> None:
+    Path("out").mkdir()
+    Path("out/film.mkv.part").write_text("half a film")
+    code, _, err = taglens(*common(server))
+    assert code == 2 and "film.mkv.part" in err and Path("out/film.mkv.part").exists()
+    Path("out/film.mkv.part").unlink()
+    Path("out/labels.jsonl.12-ab.part").write_text("half a row")
+    assert taglens(*common(server))[0] == 0
+    assert not list(Path("out").glob("*.part"))
+
+
+def test_what_uncounted_tokens_were_charged_counts_after_a_restart(taglens: Run) -> None:
+    prices = [
+        "--price-prompt",
+        1,
+        "--price-answer",
+        1000,
+        "--max-cost",
+        0.3,
+        "--group-size",
+        1,
+        "--at-once",
+        1,
+    ]
+    with FakeChat(lambda body: completion(answer(body), usage=None)) as fake:
+        assert taglens(*common(fake), *prices)[0] == 3
+        asked_first = len(fake.requests)
+        assert asked_first
+        assert taglens(*common(fake), *prices)[0] == 3
+        assert len(fake.requests) == asked_first
+
+
+def test_a_damaged_line_of_answers_is_named(taglens: Run, server: FakeChat) -> None:
+    assert taglens(*common(server))[0] == 0
+    file = Path("out/queries.jsonl")
+    first, *rest = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([first, '["x"]\n', *rest]))
+    code, _, err = taglens(*common(server))
+    assert code == 2 and "queries.jsonl" in err and "Traceback" not in err

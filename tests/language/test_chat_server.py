@@ -341,6 +341,21 @@ def test_a_key_goes_where_it_was_named_for_and_nowhere_else(
     assert SECRET[:6] not in said[1]
 
 
+def test_a_key_in_the_place_that_a_server_points_to_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", SECRET)
+    moved = status(302, location=f"https://other.example/v1?key={SECRET}")
+    with FakeChat(faults=[moved]) as fake, server(fake, key_variable="MY_KEY") as chat:
+        with pytest.raises(ChatError, match=r"other\.example/v1\?key=\[key\]") as error:
+            chat(Ask("a"))
+        assert SECRET not in str(error.value)
+
+
+def test_a_word_for_a_key_takes_nothing_from_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "x")
+    with FakeChat(lambda _: "box") as fake, server(fake, key_variable="MY_KEY") as chat:
+        assert chat(Ask("a")).text == "box"
+
+
 def test_the_key_of_openai_is_for_openai(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UsageError, match="OPENAI_API_KEY holds no key"):

@@ -168,9 +168,9 @@ def run(
                 yield item
 
     _require_something(items())
-    where = Server(
-        mllm, mllm_model, key_variable, rate, timeout, retries, fields(extra), option="--mllm-model"
-    )
+    # A dry run asks nobody, not even what the only model's name is.
+    name = "unnamed" if dry_run and mllm_model is None else mllm_model
+    where = Server(mllm, name, key_variable, rate, timeout, retries, fields(extra), option="--mllm-model")
     with where.chat(check=not dry_run) as chat:
         configuration = {
             "model": chat.model,
@@ -178,7 +178,8 @@ def run(
             "side": side,
             **plan.configuration(tags, tagger),
         }
-        store.require(configuration)
+        if name == mllm_model:
+            store.require(configuration)
         made = Parts(configuration, side, max_pixels or DEFAULT_MAX_PIXELS, split, at_once, max_failures)
 
         def job_with(asked: Chat | None) -> Job:
@@ -209,7 +210,9 @@ def run(
         from taglens.language.ledger import CountedChat
 
         earlier = store.paid()
-        ledger = ledger_for(prices, max_cost, spent=cost_of(earlier, prices))
+        # Of answers whose tokens nobody counted only the ledger knows what they were charged.
+        spent = max(cost_of(earlier, prices), store.told_cost(prices.currency))
+        ledger = ledger_for(prices, max_cost, spent=spent)
         with KeptChat(CountedChat(chat, ledger), store.queries, on_kept=ledger.saw_kept) as kept:
             try:
                 job = job_with(kept)
@@ -218,7 +221,7 @@ def run(
                 return TOO_MANY_FAILED
             look = outlook(job, items(), store, prices=prices)
             _tell(look, prices.currency, priced=not prices.free, quiet=quiet)
-            told = LedgerFile(store, ledger, earlier=earlier)
+            told = LedgerFile(store, ledger, earlier=earlier, spent=spent)
             return _work(job, items(), store, kept, told, Telling(look.pictures + look.done, as_json, quiet))
 
 

@@ -81,6 +81,8 @@ def run(
     Each line names its source. Lines of OUT with the source "user" stay as they are when the command is run again:
     write that into a line that you have changed. Answers are kept beside OUT.
     """
+    from taglens.collection.annotation_costs import cost_of
+    from taglens.collection.annotation_store import paid_in
     from taglens.language.concepts import overridden, read_concepts, write_concepts
     from taglens.language.ledger import Prices
 
@@ -96,7 +98,8 @@ def run(
         request=price_request,
         currency=currency,
     )
-    ledger = ledger_for(prices, max_cost, spent=0.0)
+    queries = out.with_name(out.name + ".queries.jsonl")
+    ledger = ledger_for(prices, max_cost, spent=cost_of(paid_in(queries), prices))
     found = concepts_from(tags, ())
     troubled = 0
     if llm is not None:
@@ -111,7 +114,7 @@ def run(
             kept = stack.enter_context(
                 KeptChat(
                     CountedChat(chat, ledger),
-                    out.with_name(out.name + ".queries.jsonl"),
+                    queries,
                     on_kept=ledger.saw_kept,
                 )
             )

@@ -67,7 +67,9 @@ class FormatName(StrEnum):
 
 
 def run(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A store's folder, or a file of rows.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="A folder of taglens run or annotate, or rows.")
+    ],
     *,
     format: Annotated[FormatName, typer.Option("--format", help="What is to be written.")],
     out: Annotated[
@@ -141,7 +143,7 @@ def run(
 ) -> int:
     """Write tags where other programs read them; nothing of yours is lost on the way.
 
-    SOURCE is the STORE of taglens run, or what taglens tag --json printed.
+    SOURCE is the STORE of taglens run, the OUT of taglens annotate, or what taglens tag --json printed.
 
     Sidecars are merged into what is there; taglens untag takes them back.
     """

@@ -6,6 +6,8 @@ Knows options and the terminal. Refuses to know what is asked and what becomes o
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -125,12 +127,13 @@ class Server:
             from taglens.language.chat_kept import ReplayChat, Replies
 
             with Replies(server.address or "") as replies:
-                yield ReplayChat(replies, model=server.model or "")
+                yield ReplayChat(replies, model=server.label)
             return
         with server._opened(server.address, server.model or "") as chat:
             if check and self.model is not None:
                 _check(chat)
-            yield chat
+            with _interruptible(chat):
+                yield chat
 
     def door(self, replies: Replies, ledger: Ledger, stack: ExitStack, *, asks: bool) -> Chat:
         """Whoever answers: the server, counted, with all its replies kept; or, if nothing is asked, these alone.
@@ -165,6 +168,27 @@ class Server:
             limits=Limits(requests_per_minute=self.rate),
             extra=self.extra,
         )
+
+
+@contextmanager
+def _interruptible(chat: ServerChat) -> Iterator[None]:
+    """Ctrl-C ends waits and further attempts; a second one ends the program, whatever is still unanswered."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        say("stopping once the questions in flight are answered or time out; Ctrl-C again stops at once")
+        # In a thread of its own: the lock it takes may be held by what was interrupted here.
+        threading.Thread(target=chat.close, daemon=True).start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check(chat: ServerChat) -> None:

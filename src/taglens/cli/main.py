@@ -93,6 +93,9 @@ HOMES: dict[str, Home] = {
         commands={
             "concepts": "taglens.cli.annotate_concepts:run",
             "compare": "taglens.cli.annotate_compare:run",
+            "report": "taglens.cli.annotate_report:run",
+            "review": "taglens.cli.annotate_review:review",
+            "apply": "taglens.cli.annotate_review:apply",
         },
     ),
     "describe": Home("taglens.cli.describe", "Write how tags look, by a language model or from templates."),
@@ -101,6 +104,12 @@ HOMES: dict[str, Home] = {
         "Pack captioned or labelled pictures for training.",
         function=None,
         commands={"build": "build", "show": "show"},
+    ),
+    "engine": Home(
+        "taglens.cli.engine",
+        "Generate labels that a corpus lacks and remove those that look wrong; all of it can be taken back.",
+        function=None,
+        commands={"run": "run", "undo": "undo", "redo": "redo"},
     ),
     "mosaics": Home("taglens.cli.mosaics", "Make pictures whose truth is complete, from labelled pictures."),
     "train": Home(

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from taglens.collection.annotation_store import AnnotationStore, Known
+from taglens.collection.annotation_store import NO_ANSWER, AnnotationStore, Known
 from taglens.collection.items import Item
 from taglens.errors import ChatError, ImageError, UsageError
 from taglens.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, load
 from taglens.language.annotate import Annotation, FromTagger, Seen, Strategy
 from taglens.language.chat import Ask, Chat, ChatPicture, Reply
-from taglens.results import Failure
+from taglens.results import Failure, significant
 from taglens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ Scores = Callable[[bytes], npt.NDArray[np.float32]]
 
 SIDE = 768
 _QUALITY = 90
+# Pictures in a row without an answer: the server is gone.
+_SILENT = 10
 # No picture fares better with the next question: a wrong key, no right, no such model, an empty account.
 _HOPELESS = {401, 402, 403, 404}
 
@@ -127,9 +129,11 @@ def annotate(
     store.mend()
     known = store.known()
     worker = _Worker(job, chat, os.path.realpath(store.folder))
+    silent = 0
     with store.rows() as rows, _Pool(job.at_once, worker) as pool:
 
         def finish(item: Item, done: Future[dict[str, Any]] | None) -> None:
+            nonlocal silent
             if done is None:
                 old = known[item.source]
                 progress.kept += 1
@@ -145,9 +149,15 @@ def annotate(
                 _count(progress, row)
                 show(row)
                 failed = row["error"] is not None
+                silent = silent + 1 if row["error"] is not None and row["error"]["type"] == NO_ANSWER else 0
             progress.pictures += 1
             progress.failed += failed
             watch(progress)
+            if silent == _SILENT:
+                raise TooManyFailuresError(
+                    f"the server answered nothing about {silent} pictures in a row; see that it runs, and give the "
+                    "same command again: it asks about them once more"
+                )
             if job.max_failures is not None and progress.failed > job.max_failures:
                 raise TooManyFailuresError(
                     f"{progress.failed} pictures failed, more than the {job.max_failures} allowed; the rows say why"
@@ -225,7 +235,7 @@ class _Worker:
             if error.status in _HOPELESS:
                 self._end(error)
                 raise
-            return self._failed(item, {"type": "no_answer", "message": str(error)})
+            return self._failed(item, {"type": NO_ANSWER, "message": str(error)})
         except _StoppedError:
             raise CancelledError from None
         except BaseException as error:
@@ -248,13 +258,17 @@ class _Worker:
         if item.failure is not None:
             raise ImageError(item.failure.type, item.failure.message, source=item.source)
         content = item.where.read(MAX_FILE_BYTES)
-        picture = encoded(content, side=self.job.side, max_pixels=self.job.max_pixels, name=item.source)
+        picture, size = _encoded(
+            content, side=self.job.side, max_pixels=self.job.max_pixels, name=item.source
+        )
         scores = None
         if self.job.scores is not None:
             with self._scoring:
                 scores = self.job.scores(content)
         annotation = self.job.strategy(_Stoppable(self), Seen(picture, scores))
         provenance = self._provenance(annotation)
+        if scores is not None:
+            provenance["tagger_scores"] = [significant(scores[label.column]) for label in annotation.given]
         if annotation.useless:
             tally = annotation.tally
             message = (
@@ -262,16 +276,17 @@ class _Worker:
                 f"{tally.malformed} malformed, {tally.cut} cut off); what it said stands in queries.jsonl"
             )
             return self._failed(item, {"type": "unusable", "message": message}, provenance)
-        entries = [self.job.vocabulary[label.column] for label in annotation.given]
+        given = [label.column for label in annotation.given]
         provenance["stages"] = [label.stage for label in annotation.given]
         provenance["votes"] = [
             None if label.votes is None else list(label.votes) for label in annotation.given
         ]
         return {
             **self._about(item),
-            "labels": [entry.name for entry in entries],
-            # A kind tells homographs apart where the file is read; "typed" is how a label is scored.
-            "kind": [None if entry.kind == "typed" else entry.kind for entry in entries],
+            "width": size[0],
+            "height": size[1],
+            "labels": self._names(given),
+            "kind": self._kinds(given),
             "provenance": provenance,
             "error": None,
         }
@@ -302,13 +317,22 @@ class _Worker:
             "vocabulary": self.job.vocabulary.ref,
         }
 
+    def _names(self, columns: Iterable[int]) -> list[str]:
+        return [self.job.vocabulary[column].name for column in columns]
+
+    def _kinds(self, columns: Iterable[int]) -> list[str | None]:
+        """A kind tells homographs apart where the file is read; "typed" is how a label is scored."""
+        kinds = [self.job.vocabulary[column].kind for column in columns]
+        return [None if kind == "typed" else kind for kind in kinds]
+
     def _provenance(self, annotation: Annotation) -> dict[str, Any]:
-        names = [entry.name for entry in self.job.vocabulary]
         tally = annotation.tally
         return {
             **self._origin(),
-            "dropped": [names[column] for column in annotation.dropped],
-            "unsettled": [names[column] for column in annotation.unsettled],
+            "dropped": self._names(annotation.dropped),
+            "dropped_kind": self._kinds(annotation.dropped),
+            "unsettled": self._names(annotation.unsettled),
+            "unsettled_kind": self._kinds(annotation.unsettled),
             "off_list": dict(islice(sorted(tally.off_list.items()), 20)),
             "queries": tally.queries,
             "refused": tally.refused,
@@ -359,16 +383,21 @@ def encoded(content: bytes, *, side: int, max_pixels: int, name: str) -> ChatPic
     Raises:
         ImageError: it cannot be read.
     """
+    return _encoded(content, side=side, max_pixels=max_pixels, name=name)[0]
+
+
+def _encoded(content: bytes, *, side: int, max_pixels: int, name: str) -> tuple[ChatPicture, tuple[int, int]]:
+    """As `encoded`, with the width and height that the picture itself has, turned upright."""
     import io
 
     from PIL import Image
 
-    pixels = load(content, max_pixels=max_pixels, at_least=side, name=name).pixels
-    image = Image.fromarray(pixels)
+    loaded = load(content, max_pixels=max_pixels, at_least=side, name=name)
+    image = Image.fromarray(loaded.pixels)
     longer = max(image.size)
     if longer > side:
         width, height = (max(1, round(length * side / longer)) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=_QUALITY)
-    return ChatPicture(file.getvalue(), "image/jpeg")
+    return ChatPicture(file.getvalue(), "image/jpeg"), (loaded.width, loaded.height)

@@ -168,17 +168,18 @@ def _picture_pixels(job: Job, sample: Sequence[Item]) -> float:
 
 
 def ledger_row(
-    ledger: Ledger, progress: Progress, *, earlier: Paid, finished: bool, seconds: float
+    ledger: Ledger, progress: Progress, *, earlier: Paid, spent: float, finished: bool, seconds: float
 ) -> dict[str, Any]:
     """What stands in ledger.json: of all starts together, and of this one.
 
     Args:
         earlier: what was paid for before this start.
+        spent: money that went into it.
         seconds: since it began.
     """
     prices, totals = ledger.prices, ledger.totals
     queries, usage = earlier.queries + totals.queries, earlier.usage + totals.usage
-    cost = cost_of(earlier, prices) + totals.cost
+    cost = spent + totals.cost
     new = progress.pictures - progress.kept
     return {
         "pictures": progress.pictures,
@@ -226,12 +227,20 @@ class LedgerFile:
 
     Args:
         earlier: what was paid for before this start.
+        spent: money that went into it; None: as its tokens say.
     """
 
     def __init__(
-        self, store: AnnotationStore, ledger: Ledger, *, earlier: Paid, every: float = _LEDGER_SECONDS
+        self,
+        store: AnnotationStore,
+        ledger: Ledger,
+        *,
+        earlier: Paid,
+        spent: float | None = None,
+        every: float = _LEDGER_SECONDS,
     ) -> None:
         self._store, self._ledger, self._earlier, self._every = store, ledger, earlier, every
+        self._spent = cost_of(earlier, ledger.prices) if spent is None else spent
         self._begun = self._written = time.monotonic()
 
     def watch(self, progress: Progress) -> None:
@@ -245,6 +254,7 @@ class LedgerFile:
             self._ledger,
             progress,
             earlier=self._earlier,
+            spent=self._spent,
             finished=finished,
             seconds=time.monotonic() - self._begun,
         )

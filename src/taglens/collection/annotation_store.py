@@ -27,7 +27,10 @@ FORMAT_VERSION = 1
 RUN, LABELS, QUERIES, LEDGER = "annotation.json", "labels.jsonl", "queries.jsonl", "ledger.json"
 GROUPS = "groups.json"
 CONCEPTS = "concepts.jsonl"
-_OURS = {RUN, LABELS, QUERIES, LEDGER, GROUPS, CONCEPTS}
+REVIEWS = "reviews.jsonl"
+# Of a row whose picture the server finally said nothing about.
+NO_ANSWER = "no_answer"
+_OURS = {RUN, LABELS, QUERIES, LEDGER, GROUPS, CONCEPTS, REVIEWS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class AnnotationStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with _locked(self.folder):
             for left in self.folder.glob("*.part"):
-                left.unlink(missing_ok=True)
+                if _is_ours(left.name):
+                    left.unlink(missing_ok=True)
             for name, content in parts.items():
                 replace(self.folder / name, content)
             if not (self.folder / RUN).exists():
@@ -98,7 +102,7 @@ class AnnotationStore:
             strange = sorted(
                 path.name
                 for path in (self.folder.iterdir() if self.folder.is_dir() else ())
-                if path.name not in _OURS and not path.name.endswith(".part")
+                if not _is_ours(path.name)
             )
             if strange or (self.folder / LABELS).exists():
                 raise UsageError(
@@ -135,6 +139,12 @@ class AnnotationStore:
         if not isinstance(found, dict):
             raise DataError(f"{path} has no configuration; name another folder")
         return found
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold a folder that is there, for who changes its rows. Raises UsageError where a run is at work."""
+        with _locked(self.folder):
+            yield
 
     # -- rows ------------------------------------------------------------------------------------------
 
@@ -195,27 +205,47 @@ class AnnotationStore:
 
     def paid(self) -> Paid:
         """All answers that stand in queries.jsonl, added up: exact also after a kill."""
-        found = Paid()
-        with contextlib.suppress(FileNotFoundError), self.queries.open("rb") as lines:
-            for line in lines:
-                try:
-                    entry = json.loads(line)
-                except ValueError:
-                    continue  # half a line at the end; opening the file for answers judges it
-                if isinstance(entry, list):
-                    reply = entry[1]
-                    usage = Usage(**reply["usage"])
-                    found = Paid(
-                        found.queries + 1,
-                        found.usage + usage,
-                        found.seconds + reply["seconds"],
-                        found.refused + bool(reply["refused"]),
-                        found.unknown_usage + (not usage.known),
-                    )
-        return found
+        return paid_in(self.queries)
+
+    def told_cost(self, currency: str) -> float:
+        """What ledger.json says was spent, in this currency; 0 where it says nothing of it."""
+        try:
+            row = json.loads((self.folder / LEDGER).read_bytes())
+            return float(row["cost"]) if row["currency"] == currency else 0.0
+        except (OSError, ValueError, TypeError, KeyError):
+            return 0.0
 
     def write_ledger(self, row: Mapping[str, Any]) -> None:
         replace(self.folder / LEDGER, (json.dumps(row, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file of such a folder is an annotation's, or what a killed run left half written of one."""
+    return name in _OURS or (name.endswith(".part") and any(name.startswith(f"{one}.") for one in _OURS))
+
+
+def paid_in(queries: Path) -> Paid:
+    """All answers of a file of kept replies, added up."""
+    found = Paid()
+    with contextlib.suppress(FileNotFoundError), queries.open("rb") as lines:
+        for line in lines:
+            try:
+                reply = json.loads(line)[1]
+                usage, seconds, refused = (
+                    Usage(**reply["usage"]),
+                    float(reply["seconds"]),
+                    bool(reply["refused"]),
+                )
+            except (ValueError, TypeError, KeyError, IndexError):
+                continue  # its first line, half a line at the end, damage; opening the file for answers judges it
+            found = Paid(
+                found.queries + 1,
+                found.usage + usage,
+                found.seconds + seconds,
+                found.refused + refused,
+                found.unknown_usage + (not usage.known),
+            )
+    return found
 
 
 class RowWriter:
@@ -234,7 +264,7 @@ def _known(row: Mapping[str, Any]) -> Known:
     error = row.get("error")
     return Known(
         str(row["signature"]),
-        isinstance(error, dict) and error.get("type") == "no_answer",
+        isinstance(error, dict) and error.get("type") == NO_ANSWER,
         len(row.get("labels") or ()),
         error is not None,
     )

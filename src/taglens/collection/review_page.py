@@ -36,15 +36,33 @@ def write_review(review: Review, out: Path) -> Path:
     Raises:
         UsageError: ``out`` is a folder, or lies in one that does not exist.
     """
+    require_page(out)
+    put_page(_page(review), out)
+    return out
+
+
+def require_page(out: Path) -> None:
+    """Raises UsageError where no page can be written: ``out`` is a folder, or lies in one that does not exist."""
     if out.is_dir() or not out.parent.is_dir():
         raise UsageError(f"cannot write the page to {out}: expected a file name in a folder that exists")
+
+
+def put_page(page: str, out: Path) -> None:
+    """A page's text as a file, replaced only when it is complete. Raises as `require_page`."""
+    require_page(out)
     beside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        beside.write_text(_page(review), encoding="utf-8", newline="\n")
+        beside.write_text(page, encoding="utf-8", newline="\n")
         beside.replace(out)
     finally:
         beside.unlink(missing_ok=True)
-    return out
+
+
+def embedded(value: Any) -> str:
+    """JSON that a script element can hold, whatever its texts are."""
+    data = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    # Half characters cannot be written as UTF-8; in JSON they are an escape like any other.
+    return "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in data.translate(_UNSAFE))
 
 
 def page_data(review: Review) -> dict[str, Any]:
@@ -87,11 +105,8 @@ def _tag(tag: ReviewedTag) -> dict[str, Any]:
 
 def _page(review: Review) -> str:
     title = f"{review.vocabulary.name}: review"
-    data = json.dumps(page_data(review), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    # Half characters cannot be written as UTF-8; in JSON they are an escape like any other.
-    data = "".join(f"\\u{ord(c):04x}" if "\ud800" <= c <= "\udfff" else c for c in data.translate(_UNSAFE))
     policy = (
-        f"default-src 'none'; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; base-uri 'none'; "
+        f"default-src 'none'; style-src {hashed(STYLE)}; script-src {hashed(SCRIPT)}; base-uri 'none'; "
         "form-action 'none'"
     )
     kinds = "".join(
@@ -106,7 +121,7 @@ def _page(review: Review) -> str:
         kinds=kinds,
         style=STYLE,
         script=SCRIPT,
-        data=data,
+        data=embedded(page_data(review)),
     )
 
 
@@ -114,7 +129,8 @@ def _kind_order(kind: str) -> tuple[int, str]:
     return (PARSED_KINDS.index(kind) if kind in PARSED_KINDS else len(PARSED_KINDS), kind)
 
 
-def _hash(text: str) -> str:
+def hashed(text: str) -> str:
+    """A style or script as a security policy names it."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii") + "'"
 
 

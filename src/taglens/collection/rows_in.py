@@ -1,7 +1,9 @@
-"""Rows of tags from where they were left: the store of a run, or a file of JSON lines.
+"""Rows of tags from where they were left: the store of a run, the folder of an annotation, or a file of JSON lines.
 
-Knows both places and what a row must hold; a row is checked before anyone writes it elsewhere. Refuses to know what
+Knows these places and what a row must hold; a row is checked before anyone writes it elsewhere. Refuses to know what
 becomes of it (`taglens.collection.writers`). Rows come one at a time, so that memory does not grow with the pictures.
+
+Labels of ``taglens annotate`` have no scores, and none is invented: the score is NaN, which writers leave out.
 """
 
 from __future__ import annotations
@@ -15,8 +17,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
+from taglens.collection.annotated import Annotated, Mark, is_annotation, is_row, parse, read_annotated
 from taglens.collection.store import RUN, open_store
 from taglens.errors import DataError, ImageErrorType, UsageError
 from taglens.results import Failure, Kind, Prediction, Tag
@@ -38,6 +41,7 @@ class StoredRow:
             pictures were tagged from, if it is relative.
         sha256: of the picture's file, where the row says it.
         raw: the row as it stood, with whatever else it holds.
+        said: where labels of an annotation come from, by tag id; None where the row is of scored tags.
     """
 
     number: int
@@ -45,10 +49,11 @@ class StoredRow:
     prediction: Prediction
     sha256: str | None
     raw: Mapping[str, Any]
+    said: Mapping[str, Mark] | None = None
 
 
 def read_rows(source: Path, *, partial: bool = False) -> Iterator[StoredRow]:
-    """Rows in order, from a store's folder or a file of rows as ``taglens tag --json`` prints them.
+    """Rows in order, from a store's folder, an annotation's, or a file of rows of either kind.
 
     Args:
         partial: take the finished shards of a store whose run is not at its end.
@@ -57,16 +62,20 @@ def read_rows(source: Path, *, partial: bool = False) -> Iterator[StoredRow]:
         UsageError: there is nothing at ``source``, or a store is unfinished and ``partial`` was not asked for.
         DataError: a row that is none (the message says file and line), or a shard that its receipt does not fit.
     """
+    if source.is_dir() and is_annotation(source):
+        for number, row in enumerate(read_annotated(source)):
+            yield _from_annotation(row, number)
+        return
     if source.is_dir():
         lines = _store_lines(source, partial)
     elif source.is_file():
         lines = _file_lines(source)
     else:
         raise UsageError(
-            f"{source} does not exist; expected a store's folder (taglens run) or a file of rows"
+            f"{source} does not exist; expected a folder of taglens run or taglens annotate, or a file of rows"
         )
     for number, (where, line) in enumerate(lines):
-        yield parse_row(line, number=number, where=where)
+        yield parse_row(line, number=number, where=where, home=source.parent)
 
 
 def _file_lines(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -85,7 +94,8 @@ def _file_lines(path: Path) -> Iterator[tuple[str, bytes]]:
 def _store_lines(folder: Path, partial: bool) -> Iterator[tuple[str, bytes]]:
     if not (folder / RUN).is_file():
         raise UsageError(
-            f"{folder} is no store: {RUN} is missing; name the folder given to taglens run --out, or a file of rows"
+            f"{folder} is no store: {RUN} is missing; name the folder given to taglens run or annotate --out, or a "
+            "file of rows"
         )
     store = open_store(folder)
     run = store.run()
@@ -114,8 +124,11 @@ def _store_lines(folder: Path, partial: bool) -> Iterator[tuple[str, bytes]]:
 # -- one row ---------------------------------------------------------------------------------------
 
 
-def parse_row(line: bytes | str, *, number: int, where: str) -> StoredRow:
+def parse_row(line: bytes | str, *, number: int, where: str, home: Path = Path()) -> StoredRow:
     """A line to a row.
+
+    Args:
+        home: what an annotation's pictures are relative to.
 
     Raises:
         DataError: it is no JSON object, lacks a field, holds one of a wrong kind, or text that is not Unicode.
@@ -134,12 +147,40 @@ def parse_row(line: bytes | str, *, number: int, where: str) -> StoredRow:
         raise DataError(
             f"{where}: holds half a character (a lone surrogate), which no file can hold; {_AGAIN}"
         )
+    if is_row(raw):
+        return _from_annotation(parse(line, where=where, home=home), number)
     try:
         prediction = _prediction(raw)
         sha256 = _optional(raw, "sha256", str)
         return StoredRow(number, _path(prediction), prediction, sha256, raw)
     except _FieldError as wrong:
         raise DataError(f"{where}: {wrong}; {_AGAIN}") from None
+
+
+def _from_annotation(row: Annotated, number: int) -> StoredRow:
+    """An annotation's row as writers take rows."""
+    error = row.raw.get("error")
+    failed = error if isinstance(error, dict) else {"type": "no_answer", "message": "it has no labels"}
+    try:
+        prediction = Prediction(
+            source=row.source,
+            width=_size(row.raw, "width"),
+            height=_size(row.raw, "height"),
+            tags=None
+            if row.given is None
+            else tuple(Tag(mark.id, mark.name, mark.kind or "typed", math.nan) for mark in row.given),
+            model=row.model,
+            vocabulary=row.vocabulary,
+            # Its kinds are more than a picture's: a server that did not answer is one.
+            error=None
+            if row.given is not None
+            else Failure(cast(ImageErrorType, str(failed.get("type"))), str(failed.get("message"))),
+            source_bytes=row.raw.get("source_bytes"),
+        )
+    except _FieldError as wrong:
+        raise DataError(f"{row.where}: {wrong}") from None
+    said = {mark.id: mark for mark in row.given or ()}
+    return StoredRow(number, row.path, prediction, None, row.raw, said)
 
 
 class _FieldError(Exception):

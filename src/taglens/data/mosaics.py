@@ -203,7 +203,9 @@ def draw(stock: Stock, plan: MosaicPlan) -> Iterator[Mosaic]:
         if len(of_split) >= plan.most
     }
     if not usable:
-        raise DataError(f"no split has {plan.most} classes; give more sets, or fewer tiles")
+        raise DataError(
+            f"no split has {plan.most} classes, as many as a mosaic may have tiles; give more sets"
+        )
     sizes = {split: len({one.path for some in by.values() for one in some}) for split, by in usable.items()}
     for number in range(plan.count):
         rng = random.Random(f"{plan.seed}/{number}")

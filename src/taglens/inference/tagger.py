@@ -29,7 +29,8 @@ from taglens.inference.typed import Labels, OpenVocabulary
 from taglens.results import Captioned, Failure, Prediction, Tag
 from taglens.vocabulary import Entry, Vocabulary
 
-if TYPE_CHECKING:  # What writes, compares and answers is loaded when first asked for: tagging starts without it.
+# What writes, compares and answers is loaded when first asked for: tagging starts without it.
+if TYPE_CHECKING:
     from taglens.inference.alignment import Alignment, Embedded
     from taglens.inference.answering import Answered, AnswerSearch, Pair
     from taglens.inference.captioning import CaptionWriter, Guided, Search

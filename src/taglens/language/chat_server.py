@@ -42,6 +42,8 @@ _PASSING = {http.HTTPStatus.REQUEST_TIMEOUT, http.HTTPStatus.CONFLICT, http.HTTP
 _NO_ENTRY = {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}
 # Too many requests in words, but no wait will help: the account is empty.
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached"}
+# Local servers are told "x" or "none" for a key; taken out of answers, that would change words.
+_SHORTEST_KEY = 8
 # How many of a server's models an error names.
 _NAMED = 10
 
@@ -235,7 +237,9 @@ class ServerChat:
         try:
             return tuple(sorted({str(entry["id"]) for entry in json.loads(content)["data"]}))
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise _FaultError(f"answered with no list of models: {quoted(content)}") from None
+            raise _FaultError(
+                f"answered with no list of models: {quoted(content)}; the address mostly ends in /v1"
+            ) from None
 
     def _headers(self) -> dict[str, Any]:
         """Who asks; said with every request, so that nothing of the environment takes its place."""
@@ -316,7 +320,8 @@ class ServerChat:
         if status == http.HTTPStatus.TOO_MANY_REQUESTS:
             return "; ask fewer questions at once, or give the server's Limits"
         if http.HTTPStatus.MULTIPLE_CHOICES <= status < http.HTTPStatus.BAD_REQUEST:
-            return f"; if {quoted(headers.get('location', 'the new place'))} is meant, give it as the address"
+            place = self._without_key(headers.get("location", "the new place").encode())
+            return f"; if {quoted(place)} is meant, give it as the address"
         if status == http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return "; send smaller pictures"
         return ""
@@ -346,7 +351,9 @@ class ServerChat:
 
     def _without_key(self, content: bytes) -> bytes:
         """What a server said, without the key if it repeats that: errors and kept answers are read by others."""
-        return content.replace(self._key.encode(), b"[key]") if self._key else content
+        if len(self._key) < _SHORTEST_KEY:
+            return content
+        return content.replace(self._key.encode(), b"[key]")
 
     def _made_client(self, host: str) -> openai.OpenAI:
         try:

@@ -188,6 +188,9 @@ class SimulatedServer(ThreadingHTTPServer):
             answer = self.annotator.answer(known.row, question, schema=request.schema, draw=draw)
         except UsageError as error:
             raise RefusedError(str(error), code="invalid_schema") from None
+        except (AttributeError, TypeError, RecursionError):
+            message = "expected a JSON schema, found what is none"
+            raise RefusedError(message, code="invalid_schema") from None
         time.sleep(self.delay)
         return self._completion(request, question, known, answer)
 

@@ -21,7 +21,7 @@ from xml.sax.saxutils import quoteattr
 
 from taglens import __version__
 from taglens.collection.rows_in import LONGEST_LINE, StoredRow
-from taglens.collection.writers.choosing import Account, is_plain
+from taglens.collection.writers.choosing import Account, annotated_by, is_plain, is_scored, score_of
 from taglens.collection.writers.files import INDEX, Pictures, RowError, appearing, spill
 from taglens.errors import UsageError
 from taglens.results import Tag, significant, to_line
@@ -85,11 +85,18 @@ def _origin(row: StoredRow, tag: Tag) -> dict[str, Any]:
     return {
         "id": tag.id,
         "kind": tag.kind,
-        "score": significant(tag.score),
+        **_score(tag, "score"),
         "model": one.model,
         "vocabulary": one.vocabulary,
+        **annotated_by(row, tag),
         "by": "taglens",
     }
+
+
+def _score(tag: Tag, field: str) -> dict[str, float]:
+    """A field with the score, where the tag has one."""
+    score = score_of(tag)
+    return {} if score is None else {field: score}
 
 
 def _name(row: StoredRow, named: Named, account: Account) -> str | None:
@@ -116,7 +123,8 @@ def write_coco(rows: Iterable[StoredRow], out: Path, *, named: Named, account: A
                 continue
             number += 1
             one = row.prediction
-            images.add({"id": number, "file_name": name, "width": one.width, "height": one.height})
+            size = {} if one.width is None else {"width": one.width, "height": one.height}
+            images.add({"id": number, "file_name": name, **size})
             for tag in one.tags or ():
                 annotations += 1
                 marks.add(
@@ -124,7 +132,7 @@ def write_coco(rows: Iterable[StoredRow], out: Path, *, named: Named, account: A
                         "id": annotations,
                         "image_id": number,
                         "category_id": labels.number(tag),
-                        "score": significant(tag.score),
+                        **_score(tag, "score"),
                         "attributes": _origin(row, tag),
                     }
                 )
@@ -165,7 +173,9 @@ def write_datumaro(rows: Iterable[StoredRow], out: Path, *, named: Named, accoun
                 }
                 for position, tag in enumerate(one.tags or ())
             ]
-            image = {"path": name, "size": [one.height, one.width]}
+            image: dict[str, Any] = {"path": name}
+            if one.width is not None:
+                image["size"] = [one.height, one.width]
             items.add({"id": name, "annotations": marks, "attr": {}, "image": image})
             account.tags += len(marks)
             account.written += 1
@@ -243,7 +253,7 @@ def _write_fiftyone(rows: Iterable[StoredRow], folder: Path, pictures: Pictures,
             tags = row.prediction.tags or ()
             places.add(place, name=f"{row.number:09d}")
             labels = [
-                {"label": tag.name, "confidence": significant(tag.score), "attributes": _origin(row, tag)}
+                {"label": tag.name, **_score(tag, "confidence"), "attributes": _origin(row, tag)}
                 for tag in tags
             ]
             targets.add(labels, name=f"{row.number:09d}")
@@ -309,8 +319,9 @@ def _task(row: StoredRow, address: str) -> dict[str, Any]:
         "type": "choices",
         "value": {"choices": list(dict.fromkeys(tag.name for tag in tags))},
     }
-    score = significant(sum(tag.score for tag in tags) / len(tags))
-    return {"data": data, "predictions": [{"model_version": one.model, "score": score, "result": [result]}]}
+    scores = [tag.score for tag in tags if is_scored(tag)]
+    mean = {"score": significant(sum(scores) / len(scores))} if scores else {}
+    return {"data": data, "predictions": [{"model_version": one.model, **mean, "result": [result]}]}
 
 
 def write_hf(

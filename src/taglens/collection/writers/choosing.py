@@ -5,14 +5,16 @@ Knows thresholds, kinds, exclusions and how names are spelled. Refuses to know f
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from taglens.collection.rows_in import StoredRow
 from taglens.errors import UsageError
-from taglens.results import Kind, Tag
+from taglens.results import Kind, Tag, significant
 from taglens.vocabulary import normalise
 
 
@@ -43,7 +45,8 @@ class Choice:
     def of(self, tags: Iterable[Tag]) -> tuple[Tag, ...]:
         """The wanted ones, by falling score, each id once."""
         left: dict[str, Tag] = {}
-        for tag in sorted(tags, key=lambda tag: -tag.score):
+        # Labels without scores stay in their order.
+        for tag in sorted(tags, key=lambda tag: -tag.score if is_scored(tag) else 0.0):
             if self.threshold is not None and tag.score < self.threshold:
                 continue
             if self.kinds and tag.kind not in self.kinds:
@@ -54,6 +57,25 @@ class Choice:
             left.setdefault(tag.id, named)
         chosen = tuple(left.values())
         return chosen[: self.top] if self.top else chosen
+
+
+def is_scored(tag: Tag) -> bool:
+    """Whether a tag has a score: labels of an annotation have none."""
+    return not math.isnan(tag.score)
+
+
+def score_of(tag: Tag) -> float | None:
+    """As files state it."""
+    return significant(tag.score) if is_scored(tag) else None
+
+
+def annotated_by(row: StoredRow, tag: Tag) -> dict[str, Any]:
+    """Strategy, stage and votes of an annotation's label; nothing for a scored tag."""
+    if row.said is None:
+        return {}
+    mark = row.said[tag.id]
+    votes = None if mark.votes is None else list(mark.votes)
+    return {"strategy": row.raw["provenance"]["strategy"], "stage": mark.stage, "votes": votes}
 
 
 def key(name: str) -> str:
@@ -128,6 +150,11 @@ def chosen(
     for row in rows:
         account.on_row()
         prediction = row.prediction
+        if row.said is not None and (choice.threshold is not None or choice.top):
+            raise UsageError(
+                "--threshold and --top go by scores, and labels of taglens annotate have none; choose by --kinds and "
+                "--exclude, or with taglens annotate review"
+            )
         if prediction.error is not None or prediction.tags is None:
             account.left_out += not keep_errors
             if keep_errors:

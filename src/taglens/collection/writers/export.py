@@ -5,7 +5,7 @@ Knows which writer a format has. Refuses to know options of a command line (`tag
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -45,6 +45,8 @@ Format = Literal[
 ]
 # Beside the pictures, unless a folder is named.
 SIDECARS: frozenset[Format] = frozenset({"txt", "xmp"})
+# Each tag of theirs states a score.
+_SCORED: frozenset[Format] = frozenset({"xmp", "hf", "webdataset"})
 ONE_FILE: frozenset[Format] = frozenset({"jsonl", "csv", "parquet", "coco", "datumaro", "labelstudio"})
 
 
@@ -91,6 +93,8 @@ def export(rows: Iterable[StoredRow], order: Order, *, account: Account) -> None
         OSError: the disk refused.
     """
     format, out, pictures = order.format, order.out, order.pictures
+    if format in _SCORED:
+        rows = _scored(rows, format)
     rows = chosen(rows, order.choice, account, keep_errors=format == "jsonl")
     if format == "txt":
         write_text(rows, _folder(out), form=order.text, pictures=pictures, account=account)
@@ -127,6 +131,16 @@ def export(rows: Iterable[StoredRow], order: Order, *, account: Account) -> None
     else:
         require_new(config_of(out), overwrite=order.overwrite)
         write_labelstudio(rows, out, named=named, account=account, address=order.address)
+
+
+def _scored(rows: Iterable[StoredRow], format: Format) -> Iterator[StoredRow]:
+    for row in rows:
+        if row.said is not None:
+            raise UsageError(
+                f"--format {format} states a score for each tag, and labels of taglens annotate have none; take "
+                "jsonl, csv, parquet, txt, coco, datumaro, fiftyone or labelstudio, or train: taglens shards build"
+            )
+        yield row
 
 
 def _folder(out: Path | None) -> Path | None:

@@ -11,23 +11,25 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from taglens.collection.rows_in import StoredRow
-from taglens.collection.writers.choosing import Account
+from taglens.collection.writers.choosing import Account, annotated_by, is_scored, score_of
 from taglens.collection.writers.files import appearing
 from taglens.errors import MissingExtraError
-from taglens.results import significant, to_line
+from taglens.results import Tag, to_line
 
 ROWS_PER_GROUP = 8192
 _SUSPECT = frozenset("'=+-@\t\r\n＝＋－＠")
 _FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
 
 LONG = ("source", "width", "height", "rank", "id", "name", "kind", "score", "model", "vocabulary")
+ANNOTATED = ("strategy", "stage", "votes")
 WIDE = ("source", "width", "height", "tags", "scores", "ids", "caption", "model", "vocabulary")
 
 
@@ -36,10 +38,34 @@ def write_jsonl(rows: Iterable[StoredRow], out: Path, *, account: Account) -> No
     with appearing(out) as stream:
         for row in rows:
             tags = row.prediction.tags
-            value = {**row.raw, "tags": None if tags is None else [tag.to_dict() for tag in tags]}
+            if row.said is None:
+                value = {**row.raw, "tags": None if tags is None else [tag.to_dict() for tag in tags]}
+            else:
+                value = _labels(row)
             stream.write((to_line(value) + "\n").encode())
             account.tags += len(tags or ())
             account.written += 1
+
+
+def _labels(row: StoredRow) -> dict[str, Any]:
+    """An annotation's row with the wanted labels only; it lies elsewhere now, so its picture's name is absolute."""
+    value = dict(row.raw)
+    if row.raw.get("source_bytes") is None and os.path.isabs(row.path):  # noqa: PTH117
+        value["image"] = row.path
+    tags, said = row.prediction.tags, row.said or {}
+    if tags is not None:
+        marks = [said[tag.id] for tag in tags]
+        value["labels"] = [tag.name for tag in tags]
+        value["kind"] = [mark.kind for mark in marks]
+        provenance = {
+            **value["provenance"],
+            "stages": [mark.stage for mark in marks],
+            "votes": [None if mark.votes is None else list(mark.votes) for mark in marks],
+        }
+        if "tagger_scores" in provenance:
+            provenance["tagger_scores"] = [mark.tagger_score for mark in marks]
+        value["provenance"] = provenance
+    return value
 
 
 # -- CSV -------------------------------------------------------------------------------------------
@@ -62,13 +88,24 @@ def write_csv(
 
     Args:
         wide: a row per picture instead, with the tags, scores and ids in one cell each, ``separator`` between them.
+
+    Labels of an annotation have no rank and no score, and three columns more: strategy, stage, votes (as "2/3").
     """
+    waiting = iter(rows)
+    first = next(waiting, None)
+    labelled = first is not None and first.said is not None and not wide
+    rows = waiting if first is None else chain([first], waiting)
     with appearing(out) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="")
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(WIDE if wide else LONG)
+        table.writerow(WIDE if wide else LONG + ANNOTATED if labelled else LONG)
         for row in rows:
             cells = [_wide(row, separator)] if wide else list(_long(row))
+            if labelled:
+                cells = [
+                    cell + _origin(row, tag)
+                    for cell, tag in zip(cells, row.prediction.tags or [None], strict=True)
+                ]
             table.writerows(
                 [safe_cell(cell) if isinstance(cell, str) else cell for cell in one] for one in cells
             )
@@ -83,17 +120,23 @@ def _long(row: StoredRow) -> Iterator[list[str | int | float | None]]:
     if not one.tags:
         yield [one.source, one.width, one.height, None, None, None, None, None, one.model, one.vocabulary]
     for rank, tag in enumerate(one.tags or (), 1):
-        score = significant(tag.score)
+        score = score_of(tag)
         yield [
-            *(one.source, one.width, one.height, rank),
+            *(one.source, one.width, one.height, None if score is None else rank),
             *(tag.id, tag.name, tag.kind, score, one.model, one.vocabulary),
         ]
+
+
+def _origin(row: StoredRow, tag: Tag | None) -> list[str | int | float | None]:
+    about = {} if tag is None else annotated_by(row, tag)
+    votes = about.get("votes")
+    return [about.get("strategy"), about.get("stage"), None if votes is None else "/".join(map(str, votes))]
 
 
 def _wide(row: StoredRow, separator: str) -> list[str | int | float | None]:
     one = row.prediction
     tags = one.tags or ()
-    scores = separator.join(str(significant(tag.score)) for tag in tags)
+    scores = separator.join(str(score_of(tag)) for tag in tags if is_scored(tag))
     names, ids = separator.join(tag.name for tag in tags), separator.join(tag.id for tag in tags)
     return [one.source, one.width, one.height, names, scores, ids, one.caption, one.model, one.vocabulary]
 
@@ -152,7 +195,10 @@ def _record(row: StoredRow) -> dict[str, Any]:
         "sha256": row.sha256,
         "width": one.width,
         "height": one.height,
-        "tags": [tag.to_dict() for tag in one.tags or ()],
+        "tags": [
+            {"id": tag.id, "name": tag.name, "kind": tag.kind, "score": score_of(tag)}
+            for tag in one.tags or ()
+        ],
         "caption": one.caption,
         "model": one.model,
         "vocabulary": one.vocabulary,

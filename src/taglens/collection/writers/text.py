@@ -14,7 +14,7 @@ from typing import Literal
 
 from taglens.collection.provenance import Entry, Journal, digest, note
 from taglens.collection.rows_in import StoredRow
-from taglens.collection.writers.choosing import Account, is_plain, key
+from taglens.collection.writers.choosing import Account, is_plain, key, score_of
 from taglens.collection.writers.files import (
     Pictures,
     RowError,
@@ -29,7 +29,7 @@ from taglens.collection.writers.files import (
     shown,
 )
 from taglens.errors import DataError, UsageError
-from taglens.results import Tag, significant
+from taglens.results import Tag
 
 OnExisting = Literal["skip", "append", "overwrite"]
 LONGEST = 1 << 20
@@ -204,9 +204,7 @@ def _write_one(row: StoredRow, place: Path, form: TextForm, account: Account) ->
         vocabulary=one.vocabulary,
         replaced=before is not None and form.on_existing == "overwrite",
         tags=tuple(
-            {"id": tag.id, "name": tag.name, "score": significant(tag.score)}
-            for tag in tags
-            if tag.name in added
+            {"id": tag.id, "name": tag.name, "score": score_of(tag)} for tag in tags if tag.name in added
         ),
     )
     try:
