@@ -174,6 +174,23 @@ def mentions() -> str:
     return "\n".join([*table, "", origin(row)])
 
 
+def annotation() -> str:
+    row = newest("annotation")
+    figures = row["figures"]
+    keys = ("OP", "OR", "OF1", "CP", "CR", "CF1")
+    table = [
+        f"| strategy | {' | '.join(keys)} | queries a picture | tokens a picture |",
+        "|---" * (len(keys) + 3) + "|",
+    ]
+    for name, found in figures["strategies"].items():
+        scores = " | ".join(f"{found[key]:.1f}" for key in keys)
+        table.append(
+            f"| {name} | {scores} | {found['queries_a_picture']:.1f} | {found['tokens_a_picture']:,.0f} |"
+        )
+    said = f"Simulated: {figures['pictures']} mosaics, {figures['classes']} classes, invented errors."
+    return "\n".join([*table, "", f"{said} {origin(row)}"])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "captions": captions,
     "caption_thresholds": caption_thresholds,
@@ -183,4 +200,5 @@ TABLES: dict[str, Callable[[], str]] = {
     "keywords": keywords,
     "guidance": guidance,
     "mentions": mentions,
+    "annotation": annotation,
 }
