@@ -123,6 +123,7 @@ def guidance() -> str:
         rows[row["settings"]["arm"], row["settings"]["seed"]] = row
     names = {
         "mix0": "guided by recognised tags only",
+        "mix0.25": "a quarter by the caption's own tags, the others by recognised ones",
         "mix0.5": "half by the caption's own tags, half by recognised ones",
         "mix1": "guided by the caption's own tags only",
         "untold": "no guidance, in training and afterwards",
