@@ -165,6 +165,17 @@ def test_the_money_ends_and_the_next_run_goes_on(run: Run, server: FakeChat) -> 
     assert (status, server.count) == (0, 25)
 
 
+def test_uncounted_tokens_count_after_a_restart(run: Run) -> None:
+    with FakeChat(lambda body: completion(good(body), usage=None)) as fake:
+        options: list[object] = ["--llm", fake.url, "--out", "d.jsonl", "--count", 5]
+        options += ["--price-answer", 1000, "--max-cost", 0.6, "--at-once", 1]
+        run(*options)
+        asked = len(fake.requests)
+        assert asked
+        run(*options)
+        assert len(fake.requests) == asked
+
+
 def test_a_dry_run_reckons_and_asks_nothing(run: Run, server: FakeChat) -> None:
     status, out, _ = run("--out", "d.jsonl", "--dry-run", "--price-prompt", 1000, "--price-answer", 2000)
     assert status == 0

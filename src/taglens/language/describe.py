@@ -326,7 +326,7 @@ class Projected:
         tags, queries: how many, answers that are kept left out.
         kept: answers that are there already.
         usual, most: tokens of the queries as a rule, and at most.
-        spent: tokens that the kept answers took, as far as their server said.
+        spent: tokens that the kept answers took; at most, where their server did not say.
     """
 
     tags: int
@@ -350,7 +350,10 @@ def project(chosen: Sequence[Subject], plan: Plan, *, kept: Callable[[Ask], Repl
             ask = plan.ask(subject, asked)
             if (reply := kept(ask)) is not None:
                 known += 1
-                spent += reply.usage
+                # As the ledger charged it: what nobody counted, from above.
+                spent += (
+                    reply.usage if reply.usage.known else Usage(prompt_tokens_at_most(ask), ask.max_tokens)
+                )
                 continue
             queries += 1
             answer = _USUAL_ONE if asked.lines == 1 else _USUAL_EACH * asked.lines
