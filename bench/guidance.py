@@ -62,7 +62,7 @@ class Runs:
     def __init__(self, start: Path, shards: Sequence[Path], config: TextRunConfig) -> None:
         self._start, self.config = start, config
         self.sources = open_sources(list(shards))
-        self.model, self._vocabulary = self._fresh(anew=False)
+        self.model, self._vocabulary = self.fresh(anew=False)
         pieces = (start / PIECES).read_bytes()
         self.reader = Reader(
             start, self.model, self._vocabulary, pieces, config, self._prepared, keep=config.keep_views
@@ -78,7 +78,7 @@ class Runs:
         if done == total:
             print(f"{what}: {total:,}", flush=True)
 
-    def _fresh(self, *, anew: bool) -> tuple[Tag2Text, Any]:
+    def fresh(self, *, anew: bool) -> tuple[Tag2Text, Any]:
         torch.manual_seed(self.config.loop.seed)
         recognizer, vocabulary, _ = from_pretrained(self._start)
         captioner = captioner_from_pretrained(self._start, recognizer)
@@ -91,7 +91,7 @@ class Runs:
 
     def run(self, arm: str, out: Path) -> tuple[Tag2Text, dict[str, float], float]:
         """The captioner of an arm, its held-out losses, and the seconds of its training."""
-        model, _ = self._fresh(anew=arm == "anew")
+        model, _ = self.fresh(anew=arm == "anew")
         config = replace(self.config, mix=mix_of(arm))
         self.reader.config = config
         streams = self.reader.streams(self.sources, Texts(), self.seen)

@@ -117,10 +117,7 @@ def keywords() -> str:
 
 def guidance() -> str:
     """The newest line of each arm and seed; where there are several seeds, their mean and spread."""
-    lines = (HERE / "results" / "guidance.jsonl").read_text(encoding="utf-8").splitlines()
-    rows: dict[tuple[str, int], Row] = {}
-    for row in map(json.loads, lines):
-        rows[row["settings"]["arm"], row["settings"]["seed"]] = row
+    rows = _newest_arms("guidance")
     names = {
         "mix0": "guided by recognised tags only",
         "mix0.25": "a quarter by the caption's own tags, the others by recognised ones",
@@ -148,10 +145,98 @@ def guidance() -> str:
             f"| {mean('BLEU-4'):.3f} | {mean('tag_precision'):.3f} | {mean('tag_recall'):.3f} "
             f"| {mean('distinct'):,.0f} | {mean('lm'):.3f} | {mean('lm_said'):.3f} | {mean('lm_none'):.3f} |"
         )
-    last = json.loads(lines[-1])
+    last = list(rows.values())[-1]
     settings = last["settings"]
     told = f"{settings['steps']} steps of {settings['batch_size']} captions each, {settings['beams']} beams."
     return "\n".join([*table, "", f"{told} {origin(last)}"])
+
+
+def joint() -> str:
+    """The newest line of each arm and seed; means over seeds."""
+    rows = _newest_arms("joint")
+    names = {
+        "tags": "tagging alone, decoder head",
+        "captions": "captions alone",
+        "joint": "both, decoder head, nothing shared",
+        "joint shared": "both, decoder head shares its layers",
+        "joint fully": "both, fully connected head",
+    }
+    table = [
+        "| taught | seeds | learned parameters | mAP | CIDEr | 95 % | BLEU-4 | loss, recognised tags | own tags |",
+        "|---" * 9 + "|",
+    ]
+    for arm, name in names.items():
+        found = [row["figures"] for (each, _), row in rows.items() if each == arm]
+        if not found:
+            continue
+        cells = [name, str(len(found)), f"{found[0]['parameters'] / 1e6:.2f} M", _mean(found, "mAP")]
+        cells.append(_mean(found, "CIDEr"))
+        if "CIDEr_95" in found[0]:
+            low, high = np.mean([one["CIDEr_95"] for one in found], 0)
+            cells.append(f"{low:.3f} to {high:.3f}")
+        else:
+            cells.append("")
+        cells += [_mean(found, key) for key in ("BLEU-4", "lm", "lm_said")]
+        table.append(f"| {' | '.join(cells)} |")
+    last = list(rows.values())[-1]
+    told = f"{last['settings']['steps']} steps of {last['settings']['batch_size']} captions each."
+    return "\n".join([*table, "", f"{told} {origin(last)}"])
+
+
+def answers() -> str:
+    """The newest line of each arm and seed, a line for each way of asking; the first seed's figures per type."""
+    rows = _newest_arms("answers")
+    kinds = ("exists", "colour", "action", "count")
+    table = [f"| taught, asked | seeds | accuracy | 95 % | {' | '.join(kinds)} |", "|---" * 8 + "|"]
+    names = {"tags": "with tags beside the question", "untold": "never with tags"}
+    ways = ("with tags", "without tags", "another picture")
+    found = [row["figures"]["ways"] for row in rows.values()]
+    blind = found[0]["without tags"]
+    table.append(
+        f"| nothing: the most common answer to the same question | | {blind['blind']:.3f} | | "
+        + " | ".join(f"{blind['blind_per_type'][kind]:.3f}" for kind in kinds)
+        + " |"
+    )
+    for arm, name in names.items():
+        for way in ways:
+            each = [row["figures"]["ways"].get(way) for (known, _), row in rows.items() if known == arm]
+            seen = [one for one in each if one is not None]
+            if not seen:
+                continue
+            low, high = np.mean([one["accuracy_95"] for one in seen], 0)
+            asked = "about another picture, with its tags" if way == "another picture" else way
+            shares = [np.mean([one["per_type"][kind][1] for one in seen]) for kind in kinds]
+            table.append(
+                f"| {name}; asked {asked} | {len(seen)} | {_mean(seen, 'accuracy')} | {low:.3f} to {high:.3f} | "
+                + " | ".join(f"{share:.3f}" for share in shares)
+                + " |"
+            )
+    last = list(rows.values())[-1]
+    settings = last["settings"]
+    told = (
+        f"{settings['questions']:,} questions about 1,000 pictures; {settings['steps']} steps of "
+        f"{settings['batch_size']}, half captions, half questions."
+    )
+    return "\n".join([*table, "", f"{told} {origin(last)}"])
+
+
+def _newest_arms(name: str) -> dict[tuple[str, int], Row]:
+    """(arm, seed) to its newest line, the newest of all last."""
+    rows: dict[tuple[str, int], Row] = {}
+    for row in map(json.loads, (HERE / "results" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()):
+        key = row["settings"]["arm"], row["settings"]["seed"]
+        rows.pop(key, None)
+        rows[key] = row
+    return rows
+
+
+def _mean(found: list[Row], key: str) -> str:
+    """Over seeds, and between which values; nothing where it was not measured."""
+    values = [one[key] for one in found if key in one]
+    if not values:
+        return ""
+    between = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{between}"
 
 
 def mentions() -> str:
@@ -200,6 +285,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "retrieval": retrieval,
     "keywords": keywords,
     "guidance": guidance,
+    "joint": joint,
+    "answers": answers,
     "mentions": mentions,
     "annotation": annotation,
 }

@@ -71,6 +71,14 @@ def test_what_describes_by_doing_is_an_action_too() -> None:
     assert found.counts == ((2, "woman"),)
 
 
+def test_qualities_are_spelled_in_one_way() -> None:
+    found = read("a wood table , a blond man , a multi colored kite", ".AH..AH..DAH")
+    assert found.attributes == ("wooden", "blonde", "multi-colored")
+    assert ("wooden", "table") in found.pairs
+    # As a thing it keeps its name.
+    assert read("a pile of wood", ".HPH").objects == ("pile", "wood")
+
+
 def test_counts() -> None:
     assert read("two red cars and several people", "NAH.NH").counts == ((2, "car"), ("several", "person"))
     assert read("three of them on a bus", "N..P.H").counts == ()

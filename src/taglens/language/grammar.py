@@ -56,6 +56,21 @@ NO_ATTRIBUTES = _words(
     's next such various some any all both every no
     """
 )
+# One quality, spelled in several ways: as captions have it, and as most of them, graphs and vocabularies do.
+SPELLED = {
+    "wood": "wooden",
+    "blond": "blonde",
+    "rusted": "rusty",
+    "middle aged": "middle-aged",
+    "multicolor": "multi-colored",
+    "multicolored": "multi-colored",
+    "multicoloured": "multi-colored",
+    "multi-color": "multi-colored",
+    "multi-coloured": "multi-colored",
+    "multi color": "multi-colored",
+    "multi colored": "multi-colored",
+    "multi coloured": "multi-colored",
+}
 NO_ACTIONS = frozenset(("be", "have", "do", "can", "will", "may", "there", "it"))
 
 # What is done, not what one does: a graph makes "doing a trick" a verb.

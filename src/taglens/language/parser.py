@@ -1,8 +1,8 @@
 """Captions to their parts, one or millions.
 
 Knows batches, processes and the shipped files; what a labelled caption means is ``reading``'s business. The
-words come out as the caption has them, lemmas where the contract says so. Deterministic, no torch, total over
-strings, linear in the text's length.
+words come out as the caption has them, a few qualities in one spelling, lemmas where the contract says so.
+Deterministic, no torch, total over strings, linear in the text's length.
 """
 
 from __future__ import annotations

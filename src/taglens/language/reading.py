@@ -50,7 +50,7 @@ class Word:
 
     Attributes:
         noun: singular; "" where it is never an object.
-        attribute: the word; "" where it is never an attribute.
+        attribute: the word, as `grammar.SPELLED` spells it; "" where it is never an attribute.
         action: verb lemma; "" where it is never an action.
         count: the number it states, if any; then it is nothing else.
         role: what it does when it is none of these; see ``grammar``.
@@ -84,7 +84,7 @@ class Word:
         return cls(
             text,
             noun="" if text in grammar.NO_OBJECTS else singular(text),
-            attribute="" if text in grammar.NO_ATTRIBUTES else text,
+            attribute="" if text in grammar.NO_ATTRIBUTES else grammar.SPELLED.get(text, text),
             action=action,
             count=None,
             role=role,
@@ -268,6 +268,7 @@ class Reading:
         text = word.attribute
         if self._half:
             text = " ".join([*self._half, word.text])
+            text = grammar.SPELLED.get(text, text)
             self._half.clear()
         if text:
             self._attributes[text] = None

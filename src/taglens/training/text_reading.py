@@ -6,7 +6,7 @@ Captions are cut into pieces and read for their tags, pictures are tagged and de
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -160,7 +160,10 @@ def told(source: ShardSet, split: str) -> list[tuple[str, ...]]:
 
 
 def _about(questions: Sequence[Question], sources: Sequence[ShardSet]) -> list[AskedOf]:
-    """The questions with the numbers of their pictures, which the sources name as the questions' file does.
+    """The questions with the numbers of their pictures.
+
+    A file of questions names pictures from its own folder, and a source from the folder it was made from: the end of
+    the question's path must be what the source says.
 
     Raises:
         DataError: none is about any of them.
@@ -168,11 +171,20 @@ def _about(questions: Sequence[Question], sources: Sequence[ShardSet]) -> list[A
     places = [sample.source for source in sources for sample in source.samples("train")]
     numbers = {place: number for number, place in enumerate(places)}
     paths = {
-        os.path.abspath(each.path): numbers[each.image]  # noqa: PTH100 - as `numbered` looks for them
+        os.path.abspath(each.path): numbers[place]  # noqa: PTH100 - as `numbered` looks for them
         for each in questions
-        if each.image in numbers
+        if (place := _place(each.image, numbers)) is not None
     }
     return numbered(questions, paths)
+
+
+def _place(image: str, known: Mapping[str, int]) -> str | None:
+    """The longest end of a path, cut at its slashes, that is known."""
+    while image not in known:
+        _, slash, image = image.partition("/")
+        if not slash:
+            return None
+    return image
 
 
 def _joined(sets: Sequence[PictureSet]) -> PictureSet:
