@@ -12,6 +12,8 @@ import argparse
 import re
 from collections.abc import Callable
 
+import downstream_tables
+import enhance_tables
 import text_tables
 from common import REPOSITORY, newest, origin
 
@@ -292,6 +294,8 @@ def collection() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     **text_tables.TABLES,
+    **downstream_tables.TABLES,
+    **enhance_tables.TABLES,
     "collection": collection,
     "published": published,
     "swin": swin,

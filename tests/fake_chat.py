@@ -7,10 +7,12 @@ for as long as it has some.
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -185,6 +187,27 @@ class FakeChat:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+@contextmanager
+def interrupted(fake: FakeChat) -> Iterator[None]:
+    """Ctrl-C, once, when the server has a question; the block is the main thread's."""
+    over = threading.Event()
+
+    def press() -> None:
+        while not fake.count:
+            if over.wait(0.01):
+                return
+        # To the main thread, which may be waiting for others: a signal to another would not wake it.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def question(body: Mapping[str, Any]) -> str:

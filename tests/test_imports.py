@@ -17,7 +17,7 @@ PACKAGE = "taglens"
 
 # A package imports from those of smaller number; its own files may import each other, without circles.
 STOREYS = {
-    **dict.fromkeys(("errors", "results", "vocabulary", "containers", "images", "staging"), 0),
+    **dict.fromkeys(("errors", "results", "vocabulary", "containers", "images", "quiet", "staging"), 0),
     **dict.fromkeys(("models", "language", "hub"), 1),
     **dict.fromkeys(("data", "inference"), 2),
     "collection": 3,
@@ -54,6 +54,10 @@ HEAVY = {
     "pyarrow": set[str](),
     "ray": set[str](),
     "openai": set[str](),
+    "transformers": set[str](),
+    "tokenizers": set[str](),
+    "peft": set[str](),
+    "accelerate": set[str](),
 }
 
 

@@ -18,7 +18,7 @@ What is done, and what is not:
 - EXIF orientation is applied wherever the source still carries it; damaged EXIF turns nothing.
 
 Safe to call from several threads. What Pillow merely warns about is either an error here or of no
-consequence, so its warnings are dropped, on the reading thread and while it reads: `_quiet`.
+consequence, so its warnings are dropped, on the reading thread and while it reads: `taglens.quiet`.
 Shapes: h, w a picture's height and width; S the side of a model's input.
 """
 
@@ -29,15 +29,13 @@ import io
 import os
 import stat
 import struct
-import threading
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +43,7 @@ from PIL import Image, features
 
 from taglens.containers import SNIFFED_BYTES, cut_short, gif_frames, sniff, tiff_pages
 from taglens.errors import ImageError, ImageErrorType, UsageError
+from taglens.quiet import quiet
 
 DEFAULT_MAX_PIXELS: Final = 178_000_000
 # A file is read whole before it is decoded; no picture within any sensible pixel limit is larger than this.
@@ -82,7 +81,7 @@ _DECODER_FAULTS = (
     RuntimeError,
     struct.error,
     zlib.error,
-    Warning,  # only where warnings are errors and `_quiet` could not get in front of that
+    Warning,  # only where warnings are errors and `quiet` could not get in front of that
 )
 
 # Kind by content -> the Pillow class that reads it, and the feature that Pillow may have been built without.
@@ -313,13 +312,13 @@ class _Reader:
     def read_bytes(self, data: bytes) -> Picture:
         kind = self.check_kind(data[:SNIFFED_BYTES])
         module, decoder, feature = _DECODERS[kind]
-        with _quiet():  # a Pillow that has never heard of the feature warns, and says no
+        with quiet():  # a Pillow that has never heard of the feature warns, and says no
             if feature is not None and not features.check(feature):
                 raise self.error("unsupported", f"this Pillow was built without {kind}", _CONVERT)
         open_image = getattr(import_module(module), decoder)
         cut = cut_short(kind, data)
         cut_error = self.error("truncated", f"the {kind} file is cut short", _COPY_ANEW)
-        with _quiet(), io.BytesIO(data) as file:
+        with quiet(), io.BytesIO(data) as file:
             try:
                 with self.faults_are(
                     "not_image", f"starts like {kind}, but its header is invalid", _COPY_ANEW
@@ -349,7 +348,7 @@ class _Reader:
         if 0 in size:
             raise self.error("empty", f"is {size[0]} x {size[1]}", "expected at least 1 x 1")
         self.check_size(*size)
-        with _quiet():
+        with quiet():
             with self.faults_are("truncated", "its data is closed, cut or damaged", "open it anew"):
                 image.load()
             return self.finish(image, size)
@@ -496,36 +495,3 @@ def _from_floats(values: npt.NDArray[Any], low: float, high: float) -> npt.NDArr
     scaled -= low
     scaled *= 255 / (high - low)
     return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
-
-
-class _OnReadingThread:
-    """Stands where a warnings filter has its pattern; matches on threads inside `_quiet` only."""
-
-    def __init__(self) -> None:
-        self.state = threading.local()
-
-    def match(self, _text: str) -> bool:
-        return getattr(self.state, "reading", False)
-
-
-_READING = _OnReadingThread()
-_QUIET_FILTER = ("ignore", _READING, Warning, None, 0)
-_FILTERS_LOCK = threading.Lock()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Drop warnings raised by this thread, meanwhile.
-
-    `warnings.catch_warnings` swaps the filters of the whole process, so that threads undo each other. Here
-    one filter stays, first in line, and matches nothing except on a thread that is reading a picture.
-    """
-    with _FILTERS_LOCK:
-        filters = cast("list[object]", warnings.filters)
-        if not filters or filters[0] is not _QUIET_FILTER:
-            filters[:] = [_QUIET_FILTER, *(entry for entry in filters if entry is not _QUIET_FILTER)]
-    _READING.state.reading = True
-    try:
-        yield
-    finally:
-        _READING.state.reading = False

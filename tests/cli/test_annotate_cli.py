@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,15 @@ import pytest
 from PIL import Image
 
 import colours
-from fake_chat import FakeChat, completion, question, status
+from fake_chat import FakeChat, completion, interrupted, question, status
 from taglens.cli.main import start
+from taglens.collection.annotated import read_annotated
+from taglens.collection.annotation_store import RowWriter
 from taglens.errors import UsageError
 from taglens.inference.tagger import Tagger
 from taglens.language.annotation_prompts import asked
+from taglens.language.chat import Reply
+from taglens.language.chat_kept import Replies
 from taglens.vocabulary import Entry, Vocabulary
 
 pytest.importorskip("openai")
@@ -194,13 +200,140 @@ def test_pictures_that_cannot_be_used_have_rows_and_status_1(taglens: Run, serve
     assert code == 1 and "1 failed" in err
     (failed,) = (row for row in rows() if row["error"])
     assert failed["source"] == "pictures/cut.png" and failed["labels"] is None
-    code, _, err = taglens(*common(server, "other"), "--max-failures", 0)
-    assert code == 3 and "1 pictures failed" in err
+    code, out, err = taglens(*common(server, "other"), "--max-failures", 0, "--json")
+    assert code == 3 and "1 pictures failed" in err and json.loads(out)["failed"] == 1
+
+
+def test_no_money_for_the_groups_still_gives_the_ledger(taglens: Run, server: FakeChat) -> None:
+    groups = ["--grouping", "llm", "--group-size", 2, "--price-request", 2, "--max-cost", 1]
+    code, out, err = taglens(*common(server), *groups, "--json")
+    assert code == 3 and "raise the limit" in err and server.count == 0
+    assert json.loads(out)["queries"] == 0
+
+
+def test_names_that_are_no_utf8_have_rows_of_their_own(taglens: Run, server: FakeChat) -> None:
+    first, second = sorted(Path("pictures").rglob("*.png"))[:2]
+    try:
+        for name, picture in ((b"\xff.png", first), (b"\xfe.png", second)):
+            (Path(os.fsdecode(b"pictures/" + name))).write_bytes(picture.read_bytes())
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    assert taglens(*common(server))[0] == 0
+    odd = {base64.b64decode(row["source_bytes"]): row for row in rows() if "source_bytes" in row}
+    assert set(odd) == {b"pictures/\xff.png", b"pictures/\xfe.png"} and len(rows()) == 7
+    assert {row["source"] for row in odd.values()} == {"pictures/\ufffd.png"}
+    labels = truth()
+    assert odd[b"pictures/\xff.png"]["labels"] == labels[str(first)]
+    assert odd[b"pictures/\xfe.png"]["labels"] == labels[str(second)]
+    before, asked_before = Path("out/labels.jsonl").read_bytes(), server.count
+    code, _, err = taglens(*common(server))
+    assert code == 0 and "7 were done before" in err
+    assert Path("out/labels.jsonl").read_bytes() == before and server.count == asked_before
+    assert taglens("export", "out", "--format", "jsonl", "--out", "rows.jsonl")[0] == 0
+    assert len(Path("rows.jsonl").read_text().splitlines()) == 7
+    assert taglens("annotate", "review", "out", "--out", "page.html")[0] == 0
+    decisions = [
+        {"source": row["source"], "source_bytes": row["source_bytes"], "state": parsed.state}
+        | {"accept": [{"name": "purple", "kind": "attribute"}]}
+        for parsed in read_annotated(Path("out"))
+        if (row := parsed.raw).get("source_bytes") == base64.b64encode(b"pictures/\xfe.png").decode()
+    ]
+    Path("decisions.json").write_text(json.dumps({"taglens_review": 1, "decisions": decisions}))
+    assert taglens("annotate", "apply", "out", "--decisions", "decisions.json")[0] == 0
+    changed = [row for row in rows() if "purple" in row["labels"]]
+    assert [base64.b64decode(row["source_bytes"]) for row in changed] == [b"pictures/\xfe.png"]
+    assert taglens("annotate", "apply", "out", "--undo")[0] == 0
+    assert Path("out/labels.jsonl").read_bytes() == before
+
+
+def test_a_folder_on_the_way_may_have_any_name(
+    taglens: Run, server: FakeChat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / os.fsdecode(b"odd\xff")
+    try:
+        odd.mkdir()
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    Path("pictures").rename(odd / "pictures")
+    Path("tags.jsonl").rename(odd / "tags.jsonl")
+    monkeypatch.chdir(odd)
+    assert taglens(*common(server, str(tmp_path / "out")))[0] == 0
+    assert {row["image"] for row in rows(str(tmp_path / "out"))} == set(truth())
+
+
+@pytest.mark.parametrize("letter", ["\x1b", "\u2028", "\u202e"])
+def test_a_vocabulary_with_what_nobody_sees_is_refused(taglens: Run, server: FakeChat, letter: str) -> None:
+    for entry in (Entry(f"re{letter}d", "object"), Entry("red", "object", synonyms=(f"re{letter}d",))):
+        Vocabulary([entry]).save("tags.jsonl")
+        for command in (common(server), ["annotate", "concepts", "--vocabulary", "tags.jsonl", "--out", "c"]):
+            code, out, err = taglens(*command)
+            assert (code, out) == (2, "") and f"U+{ord(letter):04X}" in err and letter not in err
+    assert server.count == 0 and not Path("out").exists()
+
+
+def test_a_full_disk_is_told_with_the_cure(
+    taglens: Run, server: FakeChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = RowWriter.add
+
+    def full(writer: RowWriter, row: Mapping[str, Any]) -> None:
+        if len(rows()) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", "out/labels.jsonl")
+        add(writer, row)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RowWriter, "add", full)
+        code, _, err = taglens(*common(server), "--at-once", 1)
+    assert code == 2 and "make room, and the same command goes on" in err and "labels.jsonl" in err
+    assert "what is done is kept in out" in err and len(rows()) == 2
+    assert taglens(*common(server))[0] == 0 and len(rows()) == 5
+
+
+def test_an_answer_that_finds_no_room_ends_the_run(
+    taglens: Run, server: FakeChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(replies: Replies, key: str, reply: Reply) -> None:
+        raise OSError(errno.ENOSPC, "a reply could not be kept", str(replies.path))
+
+    monkeypatch.setattr(Replies, "add", full)
+    code, _, err = taglens(*common(server), "--at-once", 1)
+    assert code == 2 and "make room, and the same command goes on" in err and "queries.jsonl" in err
+    assert server.count == 1, "nothing is asked whose answer could not be kept"
+
+
+@pytest.mark.parametrize("command", ["annotate", "concepts"])
+def test_an_interruption_does_not_wait_for_a_server_that_never_answers(
+    taglens: Run, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taglens.cli.language_model._GRACE", 0.05)
+    with FakeChat(answer) as fake:
+        asked_for = common(fake)
+        if command == "concepts":
+            asked_for = [
+                "annotate",
+                "concepts",
+                "--vocabulary",
+                "tags.jsonl",
+                "--llm",
+                fake.url,
+                "--out",
+                "c",
+            ]
+        fake.faults.extend([fake.hang] * 20)
+        with interrupted(fake):
+            code, _, err = taglens(*asked_for, "--timeout", 600)
+        assert not fake.ending.is_set(), "the server never answered"
+        assert code == 130 and "are still kept" in err and "the same command goes on" in err
+        fake.faults.clear()
+        assert taglens(*asked_for)[0] == 0
 
 
 def test_money_ends_and_more_goes_on(taglens: Run, server: FakeChat) -> None:
-    code, _, err = taglens(*common(server), "--price-request", 1, "--max-cost", 3, "--at-once", 1)
+    priced = ["--price-request", 1, "--at-once", 1]
+    code, out, err = taglens(*common(server), *priced, "--max-cost", 3, "--json")
     assert code == 3 and "raise the limit" in err and server.count == 3
+    (ledger,) = map(json.loads, out.splitlines())
+    assert ledger["queries"] == 3 and ledger["finished"] is False
     code, _, err = taglens(*common(server), "--price-request", 1, "--max-cost", 4, "--at-once", 1)
     assert code == 3 and server.count == 4, "the limit is of all starts together"
     code, _, _ = taglens(*common(server))

@@ -80,9 +80,11 @@ def loaded_once(monkeypatch: pytest.MonkeyPatch, models: Path) -> None:
     """Loading a model takes longer than all that is asked of it here."""
     load = Tagger.from_pretrained
 
-    def once(name: str, *, engine: str, device: str, threads: int | None = None) -> Tagger:
-        if name != "bundle" or engine != "auto" or device != "auto":
-            return load(name, engine=engine, device=device, threads=threads)
+    def once(
+        name: str, *, engine: str, device: str, threads: int | None = None, adapter: Path | None = None
+    ) -> Tagger:
+        if name != "bundle" or engine != "auto" or device != "auto" or adapter is not None:
+            return load(name, engine=engine, device=device, threads=threads, adapter=adapter)
         if models not in LOADED:
             LOADED[models] = load(models / "bundle", threads=1)
         return LOADED[models]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fake_chat import FakeChat, completion, question
+from fake_chat import FakeChat, completion, interrupted, question
 from taglens.cli.main import start
 from taglens.vocabulary import Entry, Vocabulary
 
@@ -163,6 +164,38 @@ def test_the_money_ends_and_the_next_run_goes_on(run: Run, server: FakeChat) -> 
     assert (status, server.count) == (1, 9)
     status, _, _ = run(*options, "--max-cost", 25)
     assert (status, server.count) == (0, 25)
+
+
+@pytest.mark.parametrize("at", ["Replies.add", "write_rows"])
+def test_a_full_disk_is_told_with_the_cure(
+    run: Run, server: FakeChat, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "d.jsonl.part")
+
+    home = "chat_kept" if at == "Replies.add" else "description_rows"
+    monkeypatch.setattr(f"taglens.language.{home}.{at}", full)
+    status, _, err = run("--llm", server.url, "--out", "d.jsonl", "--count", 2)
+    assert status == 2
+    assert "no room on the disk (d.jsonl.part); replies are kept in d.replies.jsonl: make room" in err
+    assert not Path("d.jsonl").exists()
+
+
+def test_an_interruption_does_not_wait_for_a_server_that_never_answers(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("taglens.cli.language_model._GRACE", 0.05)
+    with FakeChat(good) as fake:
+        fake.faults.extend([fake.hang] * 20)
+        options = ["--llm", fake.url, "--out", "d.jsonl", "--count", 2]
+        with interrupted(fake):
+            status, _, err = run(*options, "--timeout", 600)
+        assert not fake.ending.is_set(), "the server never answered"
+        assert status == 130
+        assert "are still kept" in err
+        assert "replies are kept in d.replies.jsonl: the same command goes on" in err
+        fake.faults.clear()
+        assert run(*options)[0] == 0
 
 
 def test_uncounted_tokens_count_after_a_restart(run: Run) -> None:

@@ -122,6 +122,9 @@ def test_a_truth_that_is_not_complete_is_said_to_be_so_and_nonsense_is_refused(
     status, out, err = run(capsys, "simulate-mllm", "--truth", sets[0], "--port", 0, "--host", "0.0.0.0")
     assert status == 0 and out == ""
     assert "not known to be complete" in err and "no password" in err
+    quiet = ["simulate-mllm", "--truth", sets[0], "--port", 0, "--off-list", 0.5]
+    assert "add --no-schema" in run(capsys, *quiet)[2]
+    assert "--no-schema" not in run(capsys, *quiet, "--no-schema")[2]
     words = sets[0] / "words.jsonl"
     Vocabulary.load(_list(sets[0], "koala\n")).save(words)
     status, _, err = run(capsys, "simulate-mllm", "--truth", sets[0], "--port", 0, "--vocabulary", words)

@@ -63,6 +63,8 @@ def test_nothing_wrong_is_status_0_and_quiet_is_quiet(taglens: Run) -> None:
 def test_failures_beyond_the_limit_are_status_3(taglens: Run) -> None:
     status, out, err = taglens("run", "pictures", "--out", "store", "--max-failures", 0)
     assert (status, out) == (3, "") and "1 pictures failed, 0 were allowed" in err
+    status, out, _ = taglens("run", "pictures", "--out", "other", "--max-failures", 0, "--json")
+    assert status == 3 and json.loads(out)["failed"] == 1
     assert taglens("run", "pictures", "--out", "store", "--max-failures", 1)[0] == 1
 
 

@@ -384,3 +384,29 @@ def test_the_ledger_adds_all_starts(pictures: Path, tmp_path: Path) -> None:
     assert row["cost_per_picture"] == pytest.approx(row["cost"] / 7) and row["finished"] is True
     assert row["cost_per_label"] == pytest.approx(row["cost"] / progress.labels)
     assert row["this_start"]["queries"] == len(annotator.asks) and row["query_seconds"] == queries * 0.5
+
+
+def test_hours_of_all_starts_are_paid(pictures: Path, tmp_path: Path) -> None:
+    """The time in which questions were out adds up over starts, and the outlook knows it from then on."""
+    store = AnnotationStore(tmp_path / "out")
+    prices = Prices(hour=3600.0)  # one a second
+    ticks = iter(range(10_000))
+
+    def fault(number: int, ask: Ask) -> None:
+        if number == 5:
+            raise KeyboardInterrupt
+
+    first = Ledger(prices, clock=lambda: float(next(ticks)))
+    told = LedgerFile(store, first, earlier=store.paid())
+    progress = Progress()
+    with pytest.raises(KeyboardInterrupt):
+        work(Annotator(fault), pictures, store.folder, ledger=first)
+    row = told.write(progress, finished=False)
+    before, spent = row["busy_seconds"], row["cost"]
+    assert before == spent == first.totals.busy_seconds > 0
+    second = Ledger(prices, clock=lambda: float(next(ticks)))
+    told = LedgerFile(store, second, earlier=store.paid(), spent=spent)
+    work(Annotator(), pictures, store.folder, ledger=second)
+    row = told.write(progress, finished=True)
+    assert row["busy_seconds"] == pytest.approx(before + second.totals.busy_seconds)
+    assert row["cost"] == pytest.approx(row["busy_seconds"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import socket
 import sys
 import threading
 import time
@@ -442,6 +443,40 @@ def test_closing_ends_every_wait(slow: dict[str, float]) -> None:
         with pytest.raises(ChatError, match="closed"):
             chat(Ask("c"))
         with pytest.raises(ChatError, match="closed"):
+            chat.models()
+
+
+def test_cutting_ends_what_is_in_flight_and_what_comes_later() -> None:
+    """A server that never answers holds nobody up; an answer that comes in time is had."""
+    with FakeChat() as fake, server(fake, patience=Patience(read=600)) as chat:
+        fake.faults.extend([fake.hang] * 2)
+        with ThreadPoolExecutor(2) as threads:
+            asked = [threads.submit(chat, Ask(text)) for text in "ab"]
+            while fake.count < 2:
+                time.sleep(0.005)
+            chat.cut(after=0.01)
+            for one in asked:
+                with pytest.raises(ChatError, match="closed"):
+                    one.result(timeout=20)
+        assert not fake.ending.is_set()
+        with pytest.raises(ChatError, match="closed"):
+            chat(Ask("c"))
+    with FakeChat(seconds=0.2) as fake, server(fake) as chat, ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(chat, Ask("a"))
+        while not fake.count:
+            time.sleep(0.005)
+        chat.cut(after=20)
+        assert slow.result(timeout=20).text == "yes"
+
+
+def test_a_server_that_lists_no_models_is_not_waited_for_as_long_as_for_an_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("taglens.language.chat_server._LISTING", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}/v1"
+        chat = ServerChat(url, "m", patience=Patience(read=600))
+        with chat, pytest.raises(ChatError, match=r"no answer in time .*read 0.05 s"):
             chat.models()
 
 

@@ -243,6 +243,16 @@ def test_choices_of_a_schema_leave_no_room_beside_the_list(known: Truth) -> None
     assert annotator.answer(0, AskedFor("several", NAMES)).off_list
 
 
+def test_what_was_left_out_is_not_counted_for_standing_in_another_name() -> None:
+    known = truth(pictures=40, extra=[Entry("thing", "object")])
+    annotator = Annotator(known, faults=Faults(off_list=1.0))
+    answers = [
+        annotator.answer(row, AskedFor("several", NAMES), schema=several_schema(NAMES)) for row in range(40)
+    ]
+    assert any("thing" in answer.text for answer in answers)
+    assert not any(answer.off_list for answer in answers)
+
+
 def test_a_refusal_stands_where_the_protocol_has_it(known: Truth) -> None:
     annotator = Annotator(known, faults=Faults(refuse=1.0))
     said = annotator.answer(0, AskedFor("open"))

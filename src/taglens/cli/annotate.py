@@ -23,6 +23,7 @@ from taglens.cli.language_model import (
     CachedPrice,
     Currency,
     Extra,
+    HourPrice,
     KeyVariable,
     MaxCost,
     PromptPrice,
@@ -33,6 +34,7 @@ from taglens.cli.language_model import (
     Timeout,
     fields,
     ledger_for,
+    resumable,
 )
 from taglens.cli.options import MaxPixels, Quiet
 from taglens.cli.rows import SKIPPED_WORDS
@@ -114,6 +116,7 @@ def run(
     price_cached: CachedPrice = None,
     price_answer: AnswerPrice = 0.0,
     price_request: RequestPrice = 0.0,
+    price_hour: HourPrice = 0.0,
     currency: Currency = "USD",
     max_cost: MaxCost = None,
     extra: Extra = None,
@@ -136,7 +139,7 @@ def run(
 
     A picture that cannot be used gets a row that says why; the exit status is then 1.
     """
-    from taglens.collection.annotating import Job, scores_of
+    from taglens.collection.annotating import Job, Progress, scores_of
     from taglens.collection.annotation_store import AnnotationStore
     from taglens.images import DEFAULT_MAX_PIXELS
     from taglens.language.ledger import Prices
@@ -150,11 +153,12 @@ def run(
         cached=price_cached,
         completion=price_answer,
         request=price_request,
+        hour=price_hour,
         currency=currency,
     )
     if max_cost is not None and prices.free:
         raise UsageError(
-            "--max-cost needs prices: give --price-prompt and --price-answer, or --price-request"
+            "--max-cost needs prices: give --price-prompt and --price-answer, --price-request or --price-hour"
         )
     tagger = _tagger(model, tags) if strategy == "hybrid" else None
     store = AnnotationStore(out)
@@ -171,7 +175,7 @@ def run(
     # A dry run asks nobody, not even what the only model's name is.
     name = "unnamed" if dry_run and mllm_model is None else mllm_model
     where = Server(mllm, name, key_variable, rate, timeout, retries, fields(extra), option="--mllm-model")
-    with where.chat(check=not dry_run) as chat:
+    with resumable(f"what is done is kept in {out}"), where.chat(check=not dry_run) as chat:
         configuration = {
             "model": chat.model,
             "vocabulary": tags.ref,
@@ -214,14 +218,16 @@ def run(
         spent = max(cost_of(earlier, prices), store.told_cost(prices.currency))
         ledger = ledger_for(prices, max_cost, spent=spent)
         with KeptChat(CountedChat(chat, ledger), store.queries, on_kept=ledger.saw_kept) as kept:
+            told = LedgerFile(store, ledger, earlier=earlier, spent=spent)
             try:
                 job = job_with(kept)
             except BudgetError as error:
                 fail(str(error))
+                row = told.write(Progress(), finished=False)
+                _tell_end(Progress(), row, store, kept, Telling(0, as_json, quiet))
                 return TOO_MANY_FAILED
             look = outlook(job, items(), store, prices=prices)
             _tell(look, prices.currency, priced=not prices.free, quiet=quiet)
-            told = LedgerFile(store, ledger, earlier=earlier, spent=spent)
             return _work(job, items(), store, kept, told, Telling(look.pictures + look.done, as_json, quiet))
 
 
@@ -252,6 +258,7 @@ def _work(
     from taglens.collection.annotating import Progress, TooManyFailuresError, annotate
 
     progress = Progress()
+    status = OK
     line = ProgressLine(telling.total if is_terminal(sys.stderr) else None)
     finished = False
 
@@ -270,18 +277,21 @@ def _work(
     except (BudgetError, TooManyFailuresError) as error:
         line.clear()
         fail(str(error))
-        return TOO_MANY_FAILED
-    except KeyboardInterrupt:
-        line.clear()
-        say("what is done is kept: the same command goes on")
-        raise
+        status = TOO_MANY_FAILED
     finally:
         line.clear()
+    _tell_end(progress, row, store, chat, telling)
+    return status or (SOME_FAILED if progress.failed else OK)
+
+
+def _tell_end(
+    progress: Progress, row: dict[str, Any], store: AnnotationStore, chat: Chat, telling: Telling
+) -> None:
+    """What came of it, also where it stopped early."""
     if not telling.quiet:
         say(_summary(progress, row, store))
     if telling.as_json:
         typer.echo(json.dumps({"out": str(store.folder), "model": chat.model, **row}, ensure_ascii=False))
-    return SOME_FAILED if progress.failed else OK
 
 
 def _summary(progress: Progress, row: dict[str, Any], store: AnnotationStore) -> str:
@@ -299,13 +309,15 @@ def _summary(progress: Progress, row: dict[str, Any], store: AnnotationStore) ->
         if count:
             parts.append(f"{count:,} {what}")
     tokens = row["prompt_tokens"] + row["completion_tokens"]
-    each = row["queries_per_picture"] or 0
-    parts.append(f"{row['queries']:,} queries ({each:.1f} a picture), {tokens:,} tokens")
+    a_picture = row["queries_per_picture"] or 0
+    parts.append(f"{row['queries']:,} queries ({a_picture:.1f} a picture), {tokens:,} tokens")
     if row["cost"]:
-        a_label = f", {row['cost_per_label']:.6f} a label" if row["cost_per_label"] else ""
-        parts.append(
-            f"{row['cost']:.4f} {row['currency']} ({row['cost_per_picture']:.6f} a picture{a_label})"
+        each = ", ".join(
+            f"{row[f'cost_per_{what}']:.6f} a {what}"
+            for what in ("picture", "label")
+            if row[f"cost_per_{what}"]
         )
+        parts.append(f"{row['cost']:.4f} {row['currency']}" + (f" ({each})" if each else ""))
     skipped = [f"{count:,} {SKIPPED_WORDS.get(why, why)}" for why, count in progress.skipped.most_common()]
     return ", ".join(parts) + (f"; skipped: {', '.join(skipped)}" if skipped else "")
 

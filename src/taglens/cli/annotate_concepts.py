@@ -18,6 +18,7 @@ from taglens.cli.captions import require_files, require_folder
 from taglens.cli.console import OK, SOME_FAILED, TOO_MANY_FAILED, ProgressLine, fail, say
 from taglens.cli.language_model import (
     AnswerPrice,
+    AtOnce,
     CachedPrice,
     Currency,
     Extra,
@@ -31,6 +32,7 @@ from taglens.cli.language_model import (
     Timeout,
     fields,
     ledger_for,
+    resumable,
     tell_account,
 )
 from taglens.cli.options import Quiet
@@ -62,7 +64,7 @@ def run(
         typer.Option("--concepts", metavar="FILE", help="A person's lines, which win; may be repeated."),
     ] = None,
     tries: Annotated[int, typer.Option("--tries", min=1, help="For an answer that cannot be used.")] = 2,
-    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Questions side by side.")] = 4,
+    at_once: AtOnce = 4,
     key_variable: KeyVariable = None,
     rate: Rate = None,
     timeout: Timeout = 120.0,
@@ -110,6 +112,7 @@ def run(
             llm, llm_model, key_variable, rate, timeout, retries, fields(extra), option="--llm-model"
         )
         with ExitStack() as stack:
+            stack.enter_context(resumable(f"answers are kept in {queries}"))
             chat = stack.enter_context(where.chat(check=True))
             kept = stack.enter_context(
                 KeptChat(
@@ -130,7 +133,8 @@ def run(
     found = overridden(found, by_hand)
     for path in concepts or ():
         found = overridden(found, read_concepts(path, tags), source="user")
-    write_concepts(out, tags, found)
+    with resumable(f"answers are kept in {queries}" if llm is not None else "nothing was changed"):
+        write_concepts(out, tags, found)
     if not quiet:
         counts = Counter(concept.source for concept in found.values() if concept)
         say(

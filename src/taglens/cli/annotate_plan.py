@@ -182,13 +182,19 @@ def askable_tags(path: Path) -> Vocabulary:
 
     Raises:
         UsageError: all are hidden.
+        VocabularyError: a name or a synonym holds what nobody sees.
     """
+    from taglens.language.annotation_prompts import require_visible
     from taglens.vocabulary import Vocabulary
 
     whole = Vocabulary.load(path)
     tags = whole.with_entries([entry for entry in whole if not entry.hidden])
     if not len(tags):
         raise UsageError(f"every tag of {path} is hidden, so that there is none to ask for")
+    for entry in tags:
+        require_visible(entry.name)
+        for synonym in entry.synonyms:
+            require_visible(synonym, of=entry.name)
     return tags
 
 

@@ -48,7 +48,7 @@ def review(
     """
     from taglens.collection.annotated import read_annotated
     from taglens.collection.annotation_review import Only, cards, write_annotation_review
-    from taglens.collection.review_page import require_page
+    from taglens.collection.review_frame import require_page
 
     require_page(out)
     wanted = Only.of(only or ())

@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -164,6 +165,10 @@ def run(
         ),
     ] = None,
     batch_size: shared.BatchSize = 16,
+    adapter: Annotated[
+        Path | None,
+        typer.Option("--adapter", help="Adapters for --model, as taglens train enhance writes them."),
+    ] = None,
     device: shared.Device = "auto",
     engine: shared.Engine = "auto",
     max_pixels: shared.MaxPixels = None,
@@ -195,7 +200,7 @@ def run(
     # Looked up here: the engine behind it is heavy, and a wrong option should not have to wait for it.
     from taglens.inference.tagger import Tagger
 
-    tagger = Tagger.from_pretrained(model, engine=engine, device=device)
+    tagger = Tagger.from_pretrained(model, engine=engine, device=device, adapter=adapter)
     lengths = tagger.caption_lengths
     if max_length not in lengths:
         raise UsageError(

@@ -19,6 +19,8 @@ from taglens.cli.captions import require_files, require_folder
 from taglens.cli.console import OK, SOME_FAILED, ProgressLine, printable, say
 from taglens.cli.language_model import (
     AnswerPrice,
+    AtOnce,
+    CachedPrice,
     Currency,
     Extra,
     KeyVariable,
@@ -31,6 +33,7 @@ from taglens.cli.language_model import (
     Timeout,
     fields,
     ledger_for,
+    resumable,
     tell_account,
 )
 from taglens.cli.vocabulary_files import require_jsonl
@@ -107,11 +110,12 @@ def run(
     ] = None,
     extra: Extra = None,
     key_variable: KeyVariable = None,
-    at_once: Annotated[int, typer.Option("--at-once", min=1, help="Questions side by side.")] = 8,
+    at_once: AtOnce = 8,
     rate: Rate = None,
     timeout: Timeout = 120.0,
     retries: Retries = 5,
     price_prompt: PromptPrice = 0.0,
+    price_cached: CachedPrice = None,
     price_answer: AnswerPrice = 0.0,
     price_request: RequestPrice = 0.0,
     currency: Currency = "USD",
@@ -158,12 +162,19 @@ def run(
     if not asks:
         rows = describe_by_templates(chosen, count=count)
         return result.finish(list(rows))
-    prices = Prices(price_prompt, price_answer, request=price_request, currency=currency)
+    prices = Prices(
+        prompt=price_prompt,
+        cached=price_cached,
+        completion=price_answer,
+        request=price_request,
+        currency=currency,
+    )
     Ledger(prices, max_cost=max_cost)  # refuses a limit without prices before anything is opened
     limits = _limits(pieces)
     server = Server(llm, model, key_variable, rate, timeout, retries, fields(extra))
     kept_at = out.with_suffix(".replies.jsonl")
     with ExitStack() as stack:
+        stack.enter_context(resumable(f"replies are kept in {kept_at}"))
         if dry_run and not kept_at.exists():
             _tell_plan(project(chosen, plan, kept=lambda _: None), chosen, plan, prices)
             return OK
@@ -192,7 +203,8 @@ def run(
             line.clear()
             if not quiet:
                 tell_account(ledger)
-                say(f"replies are kept in {kept_at}; the same command asks only what is missing there")
+    if not quiet:
+        say(f"replies are kept in {kept_at}; the same command asks only what is missing there")
     return status
 
 

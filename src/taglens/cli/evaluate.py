@@ -91,6 +91,30 @@ def command(
     spice: Annotated[
         bool, typer.Option("--spice", help="Captions: SPICE, which needs Java and fetches its own parts.")
     ] = False,
+    bertscore: Annotated[
+        Path | None,
+        typer.Option("--bertscore", metavar="DIR", help="Captions: BERTScore by a bert or roberta on disk."),
+    ] = None,
+    bertscore_layer: Annotated[
+        int | None,
+        typer.Option(
+            "--bertscore-layer", min=1, help="Captions: its layer.", show_default="as published, if it is"
+        ),
+    ] = None,
+    bertscore_idf: Annotated[
+        bool, typer.Option("--bertscore-idf", help="Captions: rare pieces weigh more in BERTScore.")
+    ] = False,
+    clipscore: Annotated[
+        Path | None, typer.Option("--clipscore", metavar="DIR", help="Captions: CLIPScore by a CLIP on disk.")
+    ] = None,
+    similarity: Annotated[
+        str | None,
+        typer.Option(
+            "--similarity",
+            metavar="MODEL",
+            help="Captions: mean cosine of picture and caption, by a model of taglens that aligns them.",
+        ),
+    ] = None,
     weight: Annotated[
         float | None,
         typer.Option(
@@ -140,6 +164,11 @@ def command(
         "--vocabulary": vocabulary,
         "--meteor": meteor is not None,
         "--spice": spice,
+        "--bertscore": bertscore,
+        "--bertscore-layer": bertscore_layer,
+        "--bertscore-idf": bertscore_idf,
+        "--clipscore": clipscore,
+        "--similarity": similarity,
     }
     of_retrieval = {
         "--lambda": weight,
@@ -148,12 +177,13 @@ def command(
         "--rerank-by": rerank_by,
         "--overlap": overlap,
     }
+    measured = ("--meteor", "--spice", *(name for name in of_captions if "score" in name), "--similarity")
     theirs = {"--questions": questions, "--annotations": annotations, "--images": pictures}
     if task == "vqa":
         refuse({"--scores": scores, "--open-set": open_set}, task="--task tagging")
         refuse(of_retrieval, task="--task retrieval")
         refuse(
-            {name: of_captions[name] for name in ("--labels", "--vocabulary", "--meteor", "--spice")},
+            {name: of_captions[name] for name in (*measured, "--labels", "--vocabulary")},
             task="--task caption",
         )
         told = {"--tags": tags, "--add-tags": add_tags, "--no-tags": no_tags, "--beams": beams}
@@ -203,6 +233,7 @@ def command(
         refuse({"--scores": scores, "--open-set": open_set}, task="--task tagging")
         from taglens.cli.evaluate_captions import (
             CaptionTask,
+            ScoreModels,
             caption_options,
             measured_by_package,
             writer,
@@ -210,6 +241,7 @@ def command(
         from taglens.cli.evaluate_captions import run as run_captions
 
         chosen = CaptionTask(data, split, predictions, out, labels, vocabulary)
+        judges = ScoreModels(bertscore, clipscore, similarity, bertscore_layer, bertscore_idf)
         guide = {"--tags": tags, "--add-tags": add_tags, "--no-tags": no_tags}
         if predictions is not None:
             refuse(
@@ -227,6 +259,7 @@ def command(
             chosen,
             writer(model, options, guided=not no_tags, engine=engine, device=device),
             metrics=measured_by_package(meteor=meteor, spice=spice),
+            scores=lambda: judges.opened(device=device, engine=engine),
             stdout=sys.stdout,
         )
     refuse(of_captions, task="--task caption")

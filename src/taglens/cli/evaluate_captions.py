@@ -34,6 +34,14 @@ _MOST_NAMED = 10
 Write = Callable[[Iterable[Source]], Iterator[Captioned]]
 
 
+class Scores(Protocol):
+    """What models say of captions; see `taglens.evaluation.caption_towers.ModelScores`."""
+
+    @property
+    def about(self) -> Mapping[str, str]: ...
+    def __call__(self, rows: Sequence[CaptionedImage], captions: Sequence[str]) -> Mapping[str, float]: ...
+
+
 class Metrics(Protocol):
     """What measures captions; see `taglens.evaluation.caption_metrics.CaptionMetrics`."""
 
@@ -125,11 +133,56 @@ def measured_by_package(*, meteor: bool | None, spice: bool) -> Callable[[], Cap
     return lambda: CaptionMetrics(meteor=meteor, spice=spice)
 
 
+@dataclass(frozen=True, slots=True)
+class ScoreModels:
+    """The models that score captions, whichever were named.
+
+    Attributes:
+        bert, clip: transformers folders. layer, rare: of BERTScore.
+        aligner: a model of this library, by name or folder.
+    """
+
+    bert: Path | None = None
+    clip: Path | None = None
+    aligner: str | None = None
+    layer: int | None = None
+    rare: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bert is None and (self.layer is not None or self.rare):
+            raise UsageError(
+                "--bertscore-layer and --bertscore-idf belong to --bertscore; name its folder, too"
+            )
+        for option, folder in (("--bertscore", self.bert), ("--clipscore", self.clip)):
+            if folder is not None and not folder.is_dir():
+                raise UsageError(
+                    f"{option} {folder} is no folder; expected a model in transformers' form on this disk: "
+                    "nothing is fetched here"
+                )
+
+    def opened(self, *, device: str, engine: str) -> Scores | None:
+        """None where no model was named. Raises TaglensError: one cannot be opened."""
+        if self.bert is None and self.clip is None and self.aligner is None:
+            return None
+        from taglens.evaluation.caption_towers import AlignerTowers, BertPieces, ClipTowers, ModelScores
+        from taglens.inference.tagger import Tagger
+
+        return ModelScores(
+            pieces=None if self.bert is None else BertPieces(self.bert, layer=self.layer, device=device),
+            rare=self.rare,
+            clip=None if self.clip is None else ClipTowers(self.clip, device=device),
+            aligner=None
+            if self.aligner is None
+            else AlignerTowers(Tagger.from_pretrained(self.aligner, engine=engine, device=device)),
+        )
+
+
 def run(
     task: CaptionTask,
     load: Callable[[], Write],
     *,
     metrics: Callable[[], AbstractContextManager[Metrics]],
+    scores: Callable[[], Scores | None] = lambda: None,
     stdout: TextIO,
 ) -> int:
     """Evaluate captions and print the contract's object as one line.
@@ -139,6 +192,7 @@ def run(
     Args:
         load: gives what writes captions; not called with ``predictions``.
         metrics: gives what measures them.
+        scores: gives what else measures them, if anything; by models.
 
     Returns:
         The exit status: 0, or 1 when some pictures have no caption.
@@ -155,12 +209,21 @@ def run(
     tags = CaptionTags(vocabulary, packaged(), parse_lines)
     # Entered before the long work: what cannot measure says so there.
     with metrics() as measure:
+        score = scores()
         captions = (
             _written(images, load(), out=task.out)
             if task.predictions is None
             else _predicted(images, task.predictions)
         )
-        report = evaluate_captions(images, captions, measure=measure, tags=tags, others=others)
+        report = evaluate_captions(
+            images,
+            captions,
+            measure=measure,
+            tags=tags,
+            others=others,
+            score=score,
+            scored_by=None if score is None else score.about,
+        )
         notes = list(measure.notes)
     stdout.write(to_line(report.to_dict()) + "\n")
     stdout.flush()

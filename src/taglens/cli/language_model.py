@@ -5,6 +5,7 @@ Knows options and the terminal. Refuses to know what is asked and what becomes o
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import threading
@@ -20,10 +21,13 @@ from taglens.cli.console import say
 from taglens.errors import ChatError, UsageError
 
 if TYPE_CHECKING:
-    from taglens.language.chat import Chat
+    from taglens.language.chat import Ask, Chat, Reply
     from taglens.language.chat_kept import Replies
     from taglens.language.chat_server import ServerChat
     from taglens.language.ledger import Ledger, Prices
+
+# Seconds that answers in flight have after Ctrl-C: they may be paid for.
+_GRACE = 1.0
 
 KeyVariable = Annotated[
     str | None,
@@ -55,7 +59,17 @@ AnswerPrice = Annotated[
     float, typer.Option("--price-answer", min=0.0, help="For a million tokens of answers.")
 ]
 RequestPrice = Annotated[float, typer.Option("--price-request", min=0.0, help="For each query.")]
+HourPrice = Annotated[
+    float,
+    typer.Option(
+        "--price-hour",
+        "--price-per-hour",
+        min=0.0,
+        help="For an hour in which a query is out, such as of a rented GPU.",
+    ),
+]
 Currency = Annotated[str, typer.Option("--currency", help="Of the prices.")]
+AtOnce = Annotated[int, typer.Option("--at-once", min=1, help="Questions side by side.")]
 Extra = Annotated[
     str | None,
     typer.Option("--extra", metavar="JSON", help='More fields of requests: {"reasoning_effort": "low"}.'),
@@ -132,8 +146,8 @@ class Server:
         with server._opened(server.address, server.model or "") as chat:
             if check and self.model is not None:
                 _check(chat)
-            with _interruptible(chat):
-                yield chat
+            with _interruptible(chat) as stoppable:
+                yield stoppable
 
     def door(self, replies: Replies, ledger: Ledger, stack: ExitStack, *, asks: bool) -> Chat:
         """Whoever answers: the server, counted, with all its replies kept; or, if nothing is asked, these alone.
@@ -170,25 +184,86 @@ class Server:
         )
 
 
-@contextmanager
-def _interruptible(chat: ServerChat) -> Iterator[None]:
-    """Ctrl-C ends waits and further attempts; a second one ends the program, whatever is still unanswered."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Interruptible:
+    """A server's chat that Ctrl-C ends: first waits and further attempts, soon all connections.
 
-    def first(*_: object) -> None:
+    Raising KeyboardInterrupt wherever the main thread happens to be can leave a lock held for which the threads with
+    questions wait for ever. So while questions are out, they raise it themselves, as soon as they are cut.
+    """
+
+    def __init__(self, chat: ServerChat) -> None:
+        self._chat = chat
+        self._lock = threading.Lock()
+        self._out = 0
+        self._stopped = False
+
+    @property
+    def model(self) -> str:
+        return self._chat.model
+
+    def __call__(self, ask: Ask) -> Reply:
+        """The answer. Raises KeyboardInterrupt in the place of ChatError once it is to stop."""
+        with self._lock:
+            self._out += 1
+        try:
+            return self._chat(ask)
+        except ChatError:
+            if self._stopped:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            with self._lock:
+                self._out -= 1
+
+    def interrupt(self, *_: object) -> None:
+        """Handle a first Ctrl-C; a second one ends the program, whatever is still unanswered."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        say("stopping once the questions in flight are answered or time out; Ctrl-C again stops at once")
+        out = self._out
+        if out:
+            say(f"stopping: answers that come within {_GRACE:g} s are still kept; Ctrl-C again stops at once")
+        self._stopped = True
         # In a thread of its own: the lock it takes may be held by what was interrupted here.
-        threading.Thread(target=chat.close, daemon=True).start()
-        raise KeyboardInterrupt
+        threading.Thread(target=self._chat.cut, kwargs={"after": _GRACE}, daemon=True).start()
+        if not out:
+            raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, first)
+
+@contextmanager
+def _interruptible(chat: ServerChat) -> Iterator[Chat]:
+    """The chat, with Ctrl-C in its hands until the block ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield chat
+        return
+    stoppable = _Interruptible(chat)
+    before = signal.signal(signal.SIGINT, stoppable.interrupt)
     try:
-        yield
+        yield stoppable
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Work that the same command goes on with: says so where it is interrupted, or where the disk is full.
+
+    Args:
+        kept: what stands on the disk then, as a sentence.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"{kept}: the same command goes on")
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        of = f" ({error.filename})" if error.filename else ""
+        raise UsageError(
+            f"there is no room on the disk{of}; {kept}: make room, and the same command goes on"
+        ) from None
 
 
 def _check(chat: ServerChat) -> None:

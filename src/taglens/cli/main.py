@@ -92,7 +92,10 @@ HOMES: dict[str, Home] = {
         "Label pictures with a language model that sees; or, with a word of its own, prepare what it is told.",
         commands={
             "concepts": "taglens.cli.annotate_concepts:run",
+            "band": "taglens.cli.annotate_band:run",
             "compare": "taglens.cli.annotate_compare:run",
+            "cost": "taglens.cli.annotate_cost:run",
+            "downstream": "taglens.cli.annotate_downstream:run",
             "report": "taglens.cli.annotate_report:run",
             "review": "taglens.cli.annotate_review:review",
             "apply": "taglens.cli.annotate_review:apply",
@@ -115,7 +118,11 @@ HOMES: dict[str, Home] = {
     "train": Home(
         "taglens.cli.train",
         "Train a tagger from shards; or, with a word of its own, what stands beside one.",
-        commands={"captions": "taglens.cli.train_captions:run"},
+        commands={
+            "captions": "taglens.cli.train_captions:run",
+            "enhance": "taglens.cli.train_enhance:run",
+            "merge": "taglens.cli.train_enhance:merge",
+        },
     ),
     "bundle": Home("taglens.cli.bundle", "Export a trained model so that it tags without torch."),
     "convert": Home("taglens.cli.convert", "Turn published weights into a model folder."),

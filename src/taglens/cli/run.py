@@ -304,7 +304,7 @@ def _work(
     told.event(
         "start", store=str(store.folder), sources=told.sources, configuration=options.configuration(tagger)
     )
-    status = "failed"
+    status, code = "failed", OK
     try:
         work(
             tagger,
@@ -319,10 +319,9 @@ def _work(
         )
         status = "done"
     except TooManyFailuresError as error:
-        status = "too many failures"
+        status, code = "too many failures", TOO_MANY_FAILED
         told.clear()
         fail(str(error))
-        return TOO_MANY_FAILED
     except KeyboardInterrupt:
         status = "interrupted"
         told.clear()
@@ -345,7 +344,7 @@ def _work(
     if told.as_json:
         row = {"store": str(store.folder), "model": tagger.ref, "vocabulary": tagger.vocabulary.ref}
         typer.echo(json.dumps(row | _totals(progress), ensure_ascii=False))
-    return SOME_FAILED if progress.failed else OK
+    return code or (SOME_FAILED if progress.failed else OK)
 
 
 def _on_ray(

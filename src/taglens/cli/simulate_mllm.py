@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from taglens.cli.console import OK, ProgressLine, say
+from taglens.language.annotation_prompts import MOST_ENUM
 from taglens.results import to_line
 
 _LOOPBACK = ("127.0.0.1", "localhost")
@@ -35,14 +36,22 @@ def run(
     seed: Annotated[int, typer.Option("--seed", help="Another seed, other errors.")] = 0,
     refuse: Annotated[float, typer.Option("--refuse", help="Share of questions that are refused.")] = 0.0,
     off_list: Annotated[
-        float, typer.Option("--off-list", help="Share of lists with a name that was not asked for.")
+        float,
+        typer.Option(
+            "--off-list",
+            help="Share of lists with a name that was not asked for; with --no-schema, or in lists of more than "
+            f"{MOST_ENUM} names: a shorter one stands in the schema, which leaves no room for others.",
+        ),
     ] = 0.0,
     broken: Annotated[
         float, typer.Option("--broken", help="Share of answers in no form that was asked for.")
     ] = 0.0,
     schema: Annotated[
         bool,
-        typer.Option("--schema/--no-schema", help="Whether answers follow a JSON schema, or are free text."),
+        typer.Option(
+            "--schema/--no-schema",
+            help="Whether answers follow a JSON schema; without, a schema is refused and answers are free text.",
+        ),
     ] = True,
     delay: Annotated[float, typer.Option("--delay", help="Seconds that each answer takes.")] = 0.0,
     json: Annotated[
@@ -85,6 +94,11 @@ def run(
             say(f"{len(known.unmatched):,} labels ({rows:,} times) are no tag of {known.vocabulary.ref}")
         if host not in _LOOPBACK:
             say(f"anybody who reaches {host} may ask; there is no password")
+        if off_list and schema:
+            say(
+                f"note: lists of up to {MOST_ENUM} names stand in the schema that taglens asks with, which leaves no "
+                "room for --off-list; add --no-schema"
+            )
         say(f"listening on {server.url}; stop with Ctrl-C")
         if json:
             typer.echo(to_line({"url": server.url, "model": MODEL, "simulated": True}))

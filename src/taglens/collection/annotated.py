@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from taglens.collection.annotation_store import LABELS, RUN
+from taglens.collection.annotation_store import LABELS, RUN, identity
 from taglens.errors import DataError, UsageError
 from taglens.results import Kind
 from taglens.vocabulary import tag_id
@@ -80,6 +80,17 @@ class Annotated:
     line: bytes
 
     @property
+    def source_bytes(self) -> str | None:
+        """The name's bytes in base64 where ``source`` had to replace some."""
+        coded: str | None = self.raw.get("source_bytes")
+        return coded
+
+    @property
+    def key(self) -> str:
+        """What this picture is told from others by."""
+        return identity(self.source, self.source_bytes)
+
+    @property
     def state(self) -> str:
         provenance = self.raw["provenance"]
         shown = [
@@ -125,7 +136,8 @@ def read_annotated(source: Path) -> Iterator[Annotated]:
     path = labels_file(source)
     last: dict[str, int] = {}
     for number, line in _lines(path):
-        last[str(_object(line, f"{path}, line {number}").get("source"))] = number
+        row = _object(line, f"{path}, line {number}")
+        last[identity(str(row.get("source")), row.get("source_bytes"))] = number
     wanted = set(last.values())
     if len(wanted) == 0:
         return

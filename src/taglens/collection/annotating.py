@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from taglens.collection.annotation_store import NO_ANSWER, AnnotationStore, Known
+from taglens.collection.annotation_store import NO_ANSWER, AnnotationStore, Known, identity
 from taglens.collection.items import Item
 from taglens.errors import ChatError, ImageError, UsageError
 from taglens.images import DEFAULT_MAX_PIXELS, MAX_FILE_BYTES, load
+from taglens.inference.sources import shown_name
 from taglens.language.annotate import Annotation, FromTagger, Seen, Strategy
 from taglens.language.chat import Ask, Chat, ChatPicture, Reply
 from taglens.results import Failure, significant
@@ -135,7 +136,7 @@ def annotate(
         def finish(item: Item, done: Future[dict[str, Any]] | None) -> None:
             nonlocal silent
             if done is None:
-                old = known[item.source]
+                old = known[identity(item.source, item.source_bytes)]
                 progress.kept += 1
                 progress.labels += old.labels
                 failed = old.failed
@@ -203,7 +204,7 @@ class _Pool:
 
 def is_done(item: Item, known: Mapping[str, Known]) -> bool:
     """Whether a picture has a row that stands: its content is the same, and it was not for want of an answer."""
-    old = known.get(item.source)
+    old = known.get(identity(item.source, item.source_bytes))
     return old is not None and not old.unanswered and item.signature != "" and old.signature == item.signature
 
 
@@ -301,7 +302,9 @@ class _Worker:
         image = item.source
         if item.path is not None and item.source_bytes is None:
             path = os.path.abspath(item.path)  # noqa: PTH100 - links stay as they are
-            image = Path(os.path.relpath(path, self.folder)).as_posix()
+            near = Path(os.path.relpath(path, self.folder)).as_posix()
+            # On the way there may be a folder whose name is no UTF-8, though what was typed is.
+            image = near if shown_name(near)[1] is None else item.source
         row: dict[str, Any] = {"image": image, "source": item.source}
         if item.source_bytes is not None:
             row["source_bytes"] = item.source_bytes

@@ -6,13 +6,14 @@ prices. Refuses to know how pictures are asked about.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from taglens.collection.annotating import Job, Progress, encoded, is_done
-from taglens.collection.annotation_store import AnnotationStore, Paid
+from taglens.collection.annotation_store import LEDGER, AnnotationStore, Paid
 from taglens.collection.items import Item
 from taglens.errors import ImageError
 from taglens.images import MAX_FILE_BYTES
@@ -26,7 +27,8 @@ _LEDGER_SECONDS = 5.0
 _CHARACTERS, _PIXELS, _ANSWER, _LIST_ANSWER = 4, 1024, 6, 30
 _SIZED = 8  # pictures that are made ready for an estimate
 _SAMPLE = 16  # pictures that a tagger scores for an estimate
-_NAMED = 8  # of so many tags that a tagger thinks possible, one is named
+_NAMED = 6  # of so many tags that a tagger thinks possible, one is named: models that see over-list
+_FEWEST = 6.0  # candidates that lists leave in a picture, at least
 # Averages are taken from so many queries and pictures on.
 _QUERIES, _PICTURES = 50, 10
 
@@ -96,6 +98,9 @@ def outlook(job: Job, items: Iterable[Item], store: AnnotationStore, *, prices: 
     else:
         each = _tokens(job, a_picture, sample[:_SIZED])
     usage = Usage(round(queries * each[0]), round(queries * each[1]))
+    busy = told_busy(store) / paid.queries if paid.queries >= _QUERIES else 0.0
+    if prices.hour and not busy:
+        basis += "; how long the server takes is not known yet, and not in the cost"
     return Outlook(
         pictures=left,
         done=done,
@@ -103,7 +108,7 @@ def outlook(job: Job, items: Iterable[Item], store: AnnotationStore, *, prices: 
         expected=queries,
         most=round(left * strategy.questions(most)),
         usage=usage,
-        cost=prices.of(usage, queries=queries),
+        cost=prices.of(usage, queries=queries, seconds=queries * busy),
         basis=basis,
     )
 
@@ -122,13 +127,14 @@ def _candidates(job: Job, sample: Iterable[Item]) -> tuple[float, float, float, 
                 continue
             asked = len(propose.band.split(scores)[1])
             lists = propose.lists(asked)
-            found.append(lists + max(3.0, asked / _NAMED) if lists else asked)
+            found.append(lists + min(asked, max(_FEWEST, asked / _NAMED)) if lists else asked)
         mean = sum(found) / len(found) if found else 0.0
         most = propose.lists(tags) + most
         return 0, min(mean, most), most, f"the tagger's scores of {len(found)} pictures"
     if isinstance(propose, Options):
-        # The paper's own figures: a list of 80 gives 4.2 candidates a picture, one of 251 gives 13.6.
-        return 0, min(most, max(3.0, tags / 19)), most, "one candidate for 19 tags, at least 3"
+        # The paper's own figures: a list of 80 gives 4.2 candidates a picture, one of 251 gives 13.6. Short lists
+        # give more for each of their names.
+        return 0, min(most, max(_FEWEST, tags / 18)), most, "one candidate for 18 tags, at least 6"
     if isinstance(propose, OpenEnded):
         return 0, min(most, 5.0), most, "five candidates a picture"
     return tags, tags, tags, "every tag is asked for"
@@ -168,13 +174,20 @@ def _picture_pixels(job: Job, sample: Sequence[Item]) -> float:
 
 
 def ledger_row(
-    ledger: Ledger, progress: Progress, *, earlier: Paid, spent: float, finished: bool, seconds: float
+    ledger: Ledger,
+    progress: Progress,
+    *,
+    earlier: Paid,
+    spent: float,
+    finished: bool,
+    seconds: float,
+    busy: float = 0.0,
 ) -> dict[str, Any]:
     """What stands in ledger.json: of all starts together, and of this one.
 
     Args:
         earlier: what was paid for before this start.
-        spent: money that went into it.
+        spent: money that went into it; busy: seconds in which at least one query was out then.
         seconds: since it began.
     """
     prices, totals = ledger.prices, ledger.totals
@@ -193,6 +206,7 @@ def ledger_row(
         "cached_tokens": usage.cached_tokens,
         "unknown_usage": earlier.unknown_usage + totals.unknown_usage,
         "query_seconds": round(earlier.seconds + totals.seconds, 3),
+        "busy_seconds": round(busy + totals.busy_seconds, 3),
         "cost": cost,
         "currency": prices.currency,
         "queries_per_picture": _each(queries, progress.pictures),
@@ -211,6 +225,16 @@ def ledger_row(
             "refused": progress.refused,
         },
     }
+
+
+def told_busy(store: AnnotationStore) -> float:
+    """The seconds with a query out that ledger.json tells of; 0 where it tells of none."""
+    try:
+        row = json.loads((store.folder / LEDGER).read_bytes())
+        # Files from before it was added up over starts have that of the last one.
+        return float(row["busy_seconds"] if "busy_seconds" in row else row["this_start"]["busy_seconds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0
 
 
 def cost_of(paid: Paid, prices: Prices) -> float:
@@ -241,6 +265,7 @@ class LedgerFile:
     ) -> None:
         self._store, self._ledger, self._earlier, self._every = store, ledger, earlier, every
         self._spent = cost_of(earlier, ledger.prices) if spent is None else spent
+        self._busy = told_busy(store)
         self._begun = self._written = time.monotonic()
 
     def watch(self, progress: Progress) -> None:
@@ -255,6 +280,7 @@ class LedgerFile:
             progress,
             earlier=self._earlier,
             spent=self._spent,
+            busy=self._busy,
             finished=finished,
             seconds=time.monotonic() - self._begun,
         )

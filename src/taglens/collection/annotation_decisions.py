@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from taglens.collection.annotated import REVIEW, Annotated, Mark, labels_file, parse, read_annotated
-from taglens.collection.annotation_store import LABELS, REVIEWS, AnnotationStore
+from taglens.collection.annotation_store import LABELS, REVIEWS, AnnotationStore, identity
 from taglens.collection.store import replace
 from taglens.errors import DataError, UsageError
 from taglens.results import Kind, to_line
@@ -39,6 +39,12 @@ class Decision:
     state: str
     accept: tuple[Mark, ...]
     reject: tuple[Mark, ...]
+    source_bytes: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Of the picture, as `Annotated.key`."""
+        return identity(self.source, self.source_bytes)
 
 
 @dataclass(slots=True)
@@ -59,7 +65,7 @@ class Applied:
 
 
 def read_decisions(paths: Iterable[Path]) -> dict[str, Decision]:
-    """Source -> decision, of one or more files.
+    """A picture's key -> decision, of one or more files.
 
     Raises:
         DataError: a file is none, or two of them speak of one picture (the later page was made before the first was
@@ -76,22 +82,24 @@ def read_decisions(paths: Iterable[Path]) -> dict[str, Decision]:
             raise DataError(f"{path} is no file of a review; expected {_FORM}")
         for number, row in enumerate(rows, 1):
             decision = _decision(row, f"{path}, decision {number}")
-            if decision.source in found:
+            if decision.key in found:
                 raise DataError(
                     f"{path}, decision {number}: {decision.source} was decided about before; apply one file, then "
                     "make the page anew"
                 )
-            found[decision.source] = decision
+            found[decision.key] = decision
     return found
 
 
 def _decision(row: Any, where: str) -> Decision:
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("source", "state")):
         raise DataError(f"{where}: expected source and state, found {row!r:.80}")
+    if not isinstance(row.get("source_bytes"), str | None):
+        raise DataError(f"{where}: expected source_bytes in base64, found {row['source_bytes']!r:.60}")
     accept, reject = (_marks(row.get(name, []), f"{where}, {name}") for name in _VERDICTS)
     if both := {mark.id for mark in accept} & {mark.id for mark in reject}:
         raise DataError(f"{where}: {min(both)} is accepted and rejected")
-    return Decision(row["source"], row["state"], accept, reject)
+    return Decision(row["source"], row["state"], accept, reject, row.get("source_bytes"))
 
 
 def _marks(rows: Any, where: str) -> tuple[Mark, ...]:
@@ -156,7 +164,7 @@ def _carried_out(
 ) -> Iterator[_Change]:
     left = dict(decisions)
     for row in rows:
-        decision = left.pop(row.source, None)
+        decision = left.pop(row.key, None)
         if decision is None:
             yield _Change(row, row.line, False)
         elif row.given is None:
@@ -174,7 +182,7 @@ def _carried_out(
             applied.added += sum(mark.id not in have for mark in decision.accept)
             applied.removed += sum(have[mark.id] for mark in decision.reject)
             yield _Change(row, (to_line(new) + "\n").encode(), True)
-    applied.unknown += left
+    applied.unknown += [decision.source for decision in left.values()]
 
 
 # -- files -----------------------------------------------------------------------------------------
@@ -223,7 +231,7 @@ def apply_in_place(folder: Path, decisions: Mapping[str, Decision]) -> Applied:
         changes = list(_carried_out(read_annotated(folder), decisions, applied))
         entries = [
             {
-                "source": change.row.source,
+                "source": change.row.key,
                 "before": change.row.line.decode(),
                 "after": change.line.decode(),
             }
@@ -257,7 +265,7 @@ def undo(folder: Path) -> Undone:
         wanted = {row["source"]: row for row in entry["rows"]}
         lines, strange, restored = [], [], 0
         for row in read_annotated(folder):
-            known = wanted.pop(row.source, None)
+            known = wanted.pop(row.key, None)
             line = row.line
             if known is not None and line == known["after"].encode():
                 line, restored = known["before"].encode(), restored + 1
@@ -267,7 +275,7 @@ def undo(folder: Path) -> Undone:
         if restored:
             replace(folder / LABELS, b"".join(lines))
         _note(folder, {"undone": entry["review"]})
-    return Undone(restored, (*strange, *wanted))
+    return Undone(restored, (*strange, *(key.partition("\0")[0] for key in wanted)))
 
 
 def _folder(folder: Path) -> Path:

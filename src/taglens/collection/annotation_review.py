@@ -1,9 +1,8 @@
 """An annotation to HTML pages in which a person accepts and rejects labels, offline.
 
-Knows which pictures and which of their tags are shown, their small copies, and the page's frame. File names and tag
-names are hostile text: they stand in the page as JSON only, and the script shows them as text; the page's own
-security policy forbids every request, every picture but those inside it, and every script or style but its own (by
-hash). Refuses to know what a decision does (`taglens.collection.annotation_decisions`) and why a label is suspected
+Knows which pictures and which of their tags are shown, and their small copies. File names and tag names are hostile
+text: they stand in the page as JSON only (`taglens.collection.review_frame`), and the script shows them as text.
+Refuses to know what a decision does (`taglens.collection.annotation_decisions`) and why a label is suspected
 (`taglens.evaluation.annotation_report` says it).
 """
 
@@ -13,7 +12,6 @@ import base64
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +19,7 @@ from taglens.collection.annotated import Annotated, Mark, State
 from taglens.collection.annotation_decisions import FORMAT_VERSION
 from taglens.collection.annotation_review_script import SCRIPT, STYLE
 from taglens.collection.page import Picture, thumbnail
-from taglens.collection.review_page import embedded, hashed, put_page
+from taglens.collection.review_frame import Frame, put_page
 from taglens.collection.store import digest
 from taglens.errors import ImageError, UsageError
 from taglens.vocabulary import normalise
@@ -125,7 +123,7 @@ def cards(rows: Iterable[Annotated], only: Only, *, suspicions: Suspicions | Non
     for row in rows:
         if row.given is None:
             continue
-        by_id = {one.mark.id: one for one in (suspicions or {}).get(row.source, ())}
+        by_id = {one.mark.id: one for one in (suspicions or {}).get(row.key, ())}
         shown, others = [], []
         marks = list(row.marks())
         here = {mark.id for _, mark in marks}
@@ -183,20 +181,9 @@ def write_annotation_review(
         except ImageError:
             unseen += 1
         rows.append(row)
-    shown = [[card.row.source, card.row.state] for card in chosen]
+    shown = [[card.row.key, card.row.state] for card in chosen]
     data = {"format": FORMAT_VERSION, "title": title, "id": digest(shown)[:16], "cards": rows}
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {hashed(STYLE)}; script-src {hashed(SCRIPT)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    page = _FRAME.format(
-        policy=policy,
-        title=escape(f"{title}: review"),
-        said=escape(note),
-        style=STYLE,
-        script=SCRIPT,
-        data=embedded(data),
-    )
+    page = _FRAME.page(f"{title}: review", note, data)
     put_page(page, out)
     return Written(len(rows), sum(len(card.shown) for card in chosen), unseen, out.stat().st_size)
 
@@ -204,15 +191,19 @@ def write_annotation_review(
 def card_data(card: Card) -> dict[str, Any]:
     """What the script is given: ``s`` source, ``h`` state of the row, ``t`` tags, ``c`` tags cut off, ``o`` others.
 
+    ``b``: the source's bytes in base64, where ``s`` had to replace some.
     A tag: ``n`` name, ``k`` kind or null, ``w`` its state, ``y`` how it came about, and ``d`` why it is suspected.
     """
-    return {
+    row: dict[str, Any] = {
         "s": card.row.source,
         "h": card.row.state,
         "t": [_tag(one) for one in card.shown],
         "c": card.cut,
         "o": [mark.name for mark in card.others],
     }
+    if card.row.source_bytes is not None:
+        row["b"] = card.row.source_bytes
+    return row
 
 
 def _tag(one: Shown) -> dict[str, Any]:
@@ -248,33 +239,7 @@ def _small(picture: Picture, side: int) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-_FRAME = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<meta name="generator" content="taglens">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<div class="top">
-<div class="title"><h1><bdi>{title}</bdi></h1><p>{said}</p></div>
-<div class="score"><p><b id="decided">0</b> of <span id="all">0</span> labels decided</p>
-<progress id="bar" value="0" max="1" aria-label="Labels decided"></progress></div>
-<div class="file">
-<button type="button" id="save" class="main">Download decisions</button>
-<button type="button" id="open">Open…</button>
-<button type="button" id="clear">Clear all</button>
-<input type="file" id="pick" accept=".json,application/json" hidden>
-</div>
-</div>
-<form class="tools" role="search">
-<label class="find"><span>Filter <kbd>/</kbd></span><input id="find" type="search" autocomplete="off" \
-spellcheck="false" placeholder="tag or file name"></label>
+_TOOLS = """\
 <label><span>Show</span><select id="show">
 <option value="all">all labels</option><option value="open">undecided</option><option value="done">decided</option>
 <option value="given">given</option><option value="dropped">dropped</option>
@@ -284,16 +249,15 @@ spellcheck="false" placeholder="tag or file name"></label>
 <p><kbd>↓</kbd> <kbd>↑</kbd> next, previous label · <kbd>A</kbd> accept, \
 it is there · <kbd>R</kbd> reject, it is not · <kbd>U</kbd> undo · <kbd>G</kbd> accept what is given and undecided \
 in this picture · <kbd>←</kbd> <kbd>→</kbd> page · <kbd>/</kbd> filter</p></details>
-</form>
-</header>
-<p id="note" role="alert" hidden></p>
-<main id="cards" aria-label="Pictures"></main>
-<p id="empty" hidden>No label fits these filters.</p>
-<nav id="pages" aria-label="Pages"><button type="button" id="back">← Previous</button>
-<span id="page"></span><button type="button" id="next">Next →</button></nav>
-<noscript><p>This page needs JavaScript, which it brings along: allow scripts for this file.</p></noscript>
-<script type="application/json" id="data">{data}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
+</form>"""
+_FRAME = Frame(
+    one="label",
+    of=" labels",
+    list="cards",
+    listed="Pictures",
+    find="tag or file name",
+    tools=_TOOLS,
+    style=STYLE,
+    script=SCRIPT,
+    pictures=True,
+)

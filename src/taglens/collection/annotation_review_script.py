@@ -1,11 +1,12 @@
 """The behaviour and the looks of an annotation's review page, as the texts that its security policy is hashed over.
 
-Knows the data that `taglens.collection.annotation_review` embeds and the decisions file. Names reach the page as text
-nodes only, pictures as addresses made of base64 alone. Cards are made for some pictures at a time.
+Knows the data that `taglens.collection.annotation_review` embeds and the decisions file; lists, keys and files are
+`taglens.collection.review_paging`'s. Names reach the page as text nodes only, pictures as addresses made of base64.
 """
 
 from __future__ import annotations
 
+from taglens.collection.review_paging import script
 from taglens.collection.review_style import STYLE as _BASE
 
 STYLE = (
@@ -41,12 +42,10 @@ STYLE = (
 """
 )
 
-SCRIPT = r"""
-"use strict";
-(() => {
+SCRIPT = script(
+    r"""
   const PER_PAGE = 20;
-  const at = (id) => document.getElementById(id);
-  const data = JSON.parse(at("data").textContent);
+  const ITEM = ".mark";
   const cards = data.cards;
   const marks = [];
   cards.forEach((card, place) => {
@@ -56,26 +55,9 @@ SCRIPT = r"""
       return mark;
     });
   });
-  const slot = "taglens-annotation:" + data.id;
-  let shown = [];
-  let page = 0;
-
-  function make(name, className, ...parts) {
-    const element = document.createElement(name);
-    if (className) element.className = className;
-    element.append(...parts);
-    return element;
-  }
-  const named = (text) => make("bdi", "", text);
-  const number = (value) => value.toLocaleString("en");
-
-  let silence = 0;
-  function complain(text) {
-    at("note").textContent = text;
-    at("note").hidden = false;
-    clearTimeout(silence);
-    silence = setTimeout(() => { at("note").hidden = true; }, 9000);
-  }
+  const SLOT = "taglens-annotation:" + data.id;
+  // Names that are no UTF-8 are shown alike; their bytes tell them apart.
+  const key = (source, bytes) => (bytes ? source + "\0" + bytes : source);
 
   // -- decisions -----------------------------------------------------------------------------------
 
@@ -85,28 +67,23 @@ SCRIPT = r"""
       const of = (verdict) => card.marks.filter((mark) => mark.verdict === verdict)
         .map((mark) => ({ name: mark.n, kind: mark.k }));
       const [accept, reject] = [of("accept"), of("reject")];
-      if (accept.length || reject.length) decisions.push({ source: card.s, state: card.h, accept, reject });
+      if (accept.length || reject.length) {
+        decisions.push({ source: card.s, source_bytes: card.b, state: card.h, accept, reject });
+      }
     }
     return { taglens_review: data.format, decisions };
   }
-  function keep() {
-    try {
-      localStorage.setItem(slot, JSON.stringify(file()));
-    } catch (error) {
-      complain("This browser keeps nothing for this page: download the decisions before you close it.");
-    }
-    count();
-  }
+
   // Decisions that fit these pictures as they are shown; how many do not is told.
   function take(content) {
     if (!content || content.taglens_review !== data.format || !Array.isArray(content.decisions)) {
       throw new Error("this is no decisions file");
     }
-    for (const mark of marks) mark.verdict = "";
-    const bySource = new Map(cards.map((card) => [card.s, card]));
+    forget();
+    const byKey = new Map(cards.map((card) => [key(card.s, card.b), card]));
     let left = 0;
     for (const row of content.decisions) {
-      const card = row && bySource.get(row.source);
+      const card = row && byKey.get(key(row.source, row.source_bytes));
       for (const verdict of ["accept", "reject"]) {
         for (const named of (row && Array.isArray(row[verdict]) ? row[verdict] : [])) {
           const mark = card && card.h === row.state && named
@@ -117,12 +94,10 @@ SCRIPT = r"""
     }
     return left;
   }
-  function save() {
-    const link = make("a");
-    link.href = URL.createObjectURL(new Blob([JSON.stringify(file(), null, 1) + "\n"], { type: "application/json" }));
-    link.download = data.title.replace(/[^\w.-]+/g, "-") + "-review.json";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  const name = () => data.title.replace(/[^\w.-]+/g, "-") + "-review.json";
+  const decided = () => marks.filter((mark) => mark.verdict).length;
+  function forget() {
+    for (const mark of marks) mark.verdict = "";
   }
   function decide(mark, verdict) {
     mark.verdict = verdict;
@@ -159,7 +134,7 @@ SCRIPT = r"""
     fill(line, mark);
     if (inside) line.focus({ preventScroll: true });
   }
-  function cardFor([card, some]) {
+  function cardOf([card, some]) {
     const stage = make("div", "stage");
     if (card.p && /^[A-Za-z0-9+/=]+$/.test(card.p)) {
       const image = make("img");
@@ -202,89 +177,17 @@ SCRIPT = r"""
     }
     turn(0);
   }
-  function turn(to) {
-    const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
-    page = Math.min(Math.max(to, 0), pages - 1);
-    at("cards").replaceChildren(...shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map(cardFor));
-    const first = document.querySelector(".mark");
-    if (first) first.tabIndex = 0;
-    at("page").textContent = "page " + number(page + 1) + " of " + number(pages);
-    at("back").disabled = page === 0;
-    at("next").disabled = page === pages - 1;
-    at("pages").hidden = pages === 1;
-    at("empty").hidden = shown.length > 0;
-    count();
-  }
-  function turnAndShow(to) {
-    turn(to);
-    window.scrollTo(0, 0);
-    const first = document.querySelector(".mark");
-    if (first) first.focus({ preventScroll: true });
-  }
   function count() {
-    const done = marks.filter((mark) => mark.verdict).length;
-    at("decided").textContent = number(done);
-    at("all").textContent = number(marks.length);
-    at("bar").max = Math.max(marks.length, 1);
-    at("bar").value = done;
+    figures(decided(), marks.length);
     at("count").textContent = number(shown.reduce((sum, [, some]) => sum + some.length, 0)) + " labels of "
       + number(shown.length) + (shown.length === 1 ? " picture" : " pictures");
   }
 
   // -- events --------------------------------------------------------------------------------------
 
-  at("find").addEventListener("input", list);
-  at("show").addEventListener("change", list);
-  document.querySelector("form.tools").addEventListener("submit", (event) => event.preventDefault());
-  at("back").addEventListener("click", () => turnAndShow(page - 1));
-  at("next").addEventListener("click", () => turnAndShow(page + 1));
-  at("save").addEventListener("click", save);
-  at("open").addEventListener("click", () => at("pick").click());
-  at("clear").addEventListener("click", () => {
-    if (!confirm("Forget all decisions of this page?")) return;
-    for (const mark of marks) mark.verdict = "";
-    keep();
-    turn(page);
-  });
-  at("pick").addEventListener("change", async () => {
-    const chosen = at("pick").files[0];
-    at("pick").value = "";
-    if (!chosen || (marks.some((mark) => mark.verdict) && !confirm("Replace your decisions by the file's?"))) return;
-    try {
-      const left = take(JSON.parse(await chosen.text()));
-      if (left) complain(left + " decisions of the file are about other labels than these, and were left out.");
-      keep();
-      list();
-    } catch (error) {
-      complain("Cannot open " + chosen.name + ": " + error.message + ".");
-    }
-  });
-
-  function step(line, way) {
-    const all = [...document.querySelectorAll(".mark")];
-    const next = all[all.indexOf(line) + way];
-    if (!next) return;
-    line.tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus({ preventScroll: true });
-    next.scrollIntoView({ block: "nearest" });
-  }
-  document.addEventListener("focusin", (event) => {
-    const line = event.target.closest(".mark");
-    if (line) for (const other of document.querySelectorAll(".mark")) other.tabIndex = other === line ? 0 : -1;
-  });
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, summary")) return;
-    const line = event.target.closest(".mark") || document.querySelector('.mark[tabindex="0"]');
-    const mark = line && marks[Number(line.dataset.c)];
-    const keys = {
-      "/": () => at("find").focus(),
-      ArrowLeft: () => { if (page > 0) turnAndShow(page - 1); },
-      ArrowRight: () => { if ((page + 1) * PER_PAGE < shown.length) turnAndShow(page + 1); },
-    };
-    if (line) Object.assign(keys, {
-      ArrowDown: () => (line.contains(document.activeElement) ? step(line, 1) : line.focus()),
-      ArrowUp: () => step(line, -1),
+  function keysOf(line) {
+    const mark = marks[Number(line.dataset.c)];
+    return {
       a: () => { decide(mark, "accept"); step(line, 1); },
       r: () => { decide(mark, "reject"); step(line, 1); },
       u: () => decide(mark, ""),
@@ -295,20 +198,14 @@ SCRIPT = r"""
         }
         keep();
       },
-    });
-    const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (action) {
-      event.preventDefault();
-      action();
-    }
-  });
-
-  try {
-    const stored = localStorage.getItem(slot);
-    if (stored) take(JSON.parse(stored));
-  } catch (error) {
-    complain("What this browser kept of earlier decisions cannot be read: " + error.message + ".");
+    };
   }
-  list();
-})();
+  const said = {
+    clear: () => "Forget all decisions of this page?",
+    replace: () => "Replace your decisions by the file's?",
+    left: (rows) => rows + " decisions of the file are about other labels than these, and were left out.",
+    kept: (rows) => rows + " of the decisions that this browser kept are about other labels, and were left out.",
+  };
+  begin();
 """
+)

@@ -33,6 +33,11 @@ NO_ANSWER = "no_answer"
 _OURS = {RUN, LABELS, QUERIES, LEDGER, GROUPS, CONCEPTS, REVIEWS}
 
 
+def identity(source: str, source_bytes: str | None) -> str:
+    """What a picture is told from others by: names that are no UTF-8 are all shown alike, and their bytes differ."""
+    return source if source_bytes is None else f"{source}\0{source_bytes}"
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """A picture that has a row: what its content was told by, and whether it failed for want of an answer."""
@@ -149,12 +154,12 @@ class AnnotationStore:
     # -- rows ------------------------------------------------------------------------------------------
 
     def known(self) -> dict[str, Known]:
-        """Source -> its last row, of what stands there. Half a line at the end is no row.
+        """`identity` -> its last row, of what stands there. Half a line at the end is no row.
 
         Raises:
             DataError: another line is damaged.
         """
-        return {source: _known(row) for source, row, _ in self._rows()}
+        return {key: _known(row) for key, row, _ in self._rows()}
 
     def mend(self) -> None:
         """Cut off half a line that a kill left. Only for who holds the folder."""
@@ -173,8 +178,8 @@ class AnnotationStore:
         """Of pictures with several rows keep the last, in the place of the first."""
         last: dict[str, bytes] = {}
         lines = 0
-        for source, _, line in self._rows():
-            last[source] = line
+        for key, _, line in self._rows():
+            last[key] = line
             lines += 1
         if lines != len(last):
             replace(self.folder / LABELS, b"".join(last.values()))
@@ -188,14 +193,14 @@ class AnnotationStore:
                         return
                     try:
                         row = json.loads(line)
-                        source = row["source"]
+                        key = identity(row["source"], row.get("source_bytes"))
                         row["provenance"], row["signature"]
                     except (ValueError, TypeError, KeyError, RecursionError):
                         raise DataError(
                             f"{path}, line {number} is no row of an annotation; remove that line, and its picture is "
                             "done again from the answers that are kept"
                         ) from None
-                    yield source, row, line
+                    yield key, row, line
         except FileNotFoundError:
             return
         except OSError as error:

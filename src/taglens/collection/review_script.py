@@ -1,63 +1,36 @@
-"""The behaviour of the review page, as the text that the page's security policy is hashed over.
+"""The behaviour of a vocabulary's review page, as the text that the page's security policy is hashed over.
 
-Knows the data that `taglens.collection.review_page` embeds and the decisions file. Names and captions reach the page
-as text nodes only. Cards are made for one page of tags at a time, so that thousands of tags stay quick. What
+Knows the data that `taglens.collection.review_page` embeds and the decisions file; lists, keys and files are
+`taglens.collection.review_paging`'s. Names and captions reach the page as text nodes only. What
 `taglens.language.vocabulary_decisions` would refuse (merges that go round or end in a denied tag, a name that is
 taken) is refused here when it is decided.
 """
 
 from __future__ import annotations
 
-SCRIPT = r"""
-"use strict";
-(() => {
+from taglens.collection.review_paging import script
+
+SCRIPT = script(
+    r"""
   const PER_PAGE = 40;
-  const at = (id) => document.getElementById(id);
-  const data = JSON.parse(at("data").textContent);
+  const ITEM = ".tag";
   const tags = data.tags.map((row, column) => ({
     ...row, column, s: row.s || [], p: row.p || [], x: row.x || [], r: row.r || [],
     found: [row.n, ...(row.s || [])].join("\n").toLowerCase(),
   }));
   const byId = new Map(tags.map((tag) => [tag.i, tag]));
-  const slot = "taglens-review:" + data.vocabulary.fingerprint;
+  const SLOT = "taglens-review:" + data.vocabulary.fingerprint;
   const decisions = new Map();
   // What decisions do to other tags, kept by put and drop, so that one is checked without reading all of them.
   const sources = new Map();  // id -> ids of the tags that are merged into it
   const moved = new Map();  // id of a tag whose name or kind changes -> the id that it gets
   const kinds = [...document.querySelectorAll("button.kind")];
-  let shown = [];
-  let page = 0;
-
-  // -- small helpers -------------------------------------------------------------------------------
-
-  function make(name, className, ...parts) {
-    const element = document.createElement(name);
-    if (className) element.className = className;
-    element.append(...parts);
-    return element;
-  }
-  function button(text, action, className) {
-    const element = make("button", className, text);
-    element.type = "button";
-    element.addEventListener("click", action);
-    return element;
-  }
-  const named = (text) => make("bdi", "", text);
-  const number = (value) => value.toLocaleString("en");
   const normal = (name) => name.normalize("NFC").replace(/\s+/g, " ").trim().toLowerCase();
   // A tag of the same name and another kind needs its kind to be told apart.
   const homographs = new Set();
   const seen = new Set();
   for (const tag of tags) (seen.has(normal(tag.n)) ? homographs : seen).add(normal(tag.n));
   const called = (tag) => (homographs.has(normal(tag.n)) ? tag.n + " (" + tag.k + ")" : tag.n);
-
-  let silence = 0;
-  function complain(text) {
-    at("note").textContent = text;
-    at("note").hidden = false;
-    clearTimeout(silence);
-    silence = setTimeout(() => { at("note").hidden = true; }, 9000);
-  }
 
   // -- decisions -----------------------------------------------------------------------------------
 
@@ -156,14 +129,6 @@ SCRIPT = r"""
     vocabulary: data.vocabulary,
     decisions: tags.filter((tag) => decisions.has(tag.i)).map((tag) => decisions.get(tag.i)),
   });
-  function keep() {
-    try {
-      localStorage.setItem(slot, JSON.stringify(file()));
-    } catch (error) {
-      complain("This browser keeps nothing for this page: download the decisions before you close it.");
-    }
-    count();
-  }
   // Rows that fit this vocabulary; what does not fit is counted and left out.
   function take(content) {
     if (!content || content.taglens_decisions !== data.format || !Array.isArray(content.decisions)) {
@@ -189,14 +154,8 @@ SCRIPT = r"""
     }
     return left;
   }
-  function save() {
-    const link = make("a");
-    const text = JSON.stringify(file(), null, 1) + "\n";
-    link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    link.download = data.vocabulary.name.replace(/[^\w.-]+/g, "-") + "-decisions.json";
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-  }
+  const name = () => data.vocabulary.name.replace(/[^\w.-]+/g, "-") + "-decisions.json";
+  const decided = () => decisions.size;
 
   // -- one card ------------------------------------------------------------------------------------
 
@@ -269,10 +228,15 @@ SCRIPT = r"""
     card.append(acts(tag));
   }
   function cardOf(tag) {
-    return document.querySelector('.tag[data-c="' + tag.column + '"]');
+    const card = make("article");
+    card.dataset.c = tag.column;
+    card.tabIndex = -1;
+    fill(card, tag);
+    return card;
   }
+  const placed = (tag) => document.querySelector('.tag[data-c="' + tag.column + '"]');
   function refresh(tag) {
-    const card = cardOf(tag);
+    const card = placed(tag);
     if (!card) return;
     const inside = card.contains(document.activeElement);
     fill(card, tag);
@@ -281,7 +245,7 @@ SCRIPT = r"""
 
   // A line below the card in which the rest of a decision is typed.
   function ask(tag, decision) {
-    const card = cardOf(tag);
+    const card = placed(tag);
     for (const old of document.querySelectorAll(".form")) old.remove();
     const field = make(decision === "kind" ? "select" : "input");
     if (decision === "kind") {
@@ -364,35 +328,8 @@ SCRIPT = r"""
     shown.sort(orders[at("sort").value]);
     turn(0);
   }
-  function turn(to) {
-    const pages = Math.max(1, Math.ceil(shown.length / PER_PAGE));
-    page = Math.min(Math.max(to, 0), pages - 1);
-    const cards = shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE).map((tag, place) => {
-      const card = make("article");
-      card.dataset.c = tag.column;
-      card.tabIndex = place ? -1 : 0;
-      fill(card, tag);
-      return card;
-    });
-    at("tags").replaceChildren(...cards);
-    at("page").textContent = "page " + number(page + 1) + " of " + number(pages);
-    at("back").disabled = page === 0;
-    at("next").disabled = page === pages - 1;
-    at("pages").hidden = pages === 1;
-    at("empty").hidden = shown.length > 0;
-    count();
-  }
-  function turnAndShow(to) {
-    turn(to);
-    window.scrollTo(0, 0);
-    const first = document.querySelector(".tag");
-    if (first) first.focus({ preventScroll: true });
-  }
   function count() {
-    at("decided").textContent = number(decisions.size);
-    at("all").textContent = number(tags.length);
-    at("bar").max = Math.max(tags.length, 1);
-    at("bar").value = decisions.size;
+    figures(decisions.size, tags.length);
     at("count").textContent = shown.length === tags.length ? number(tags.length) + " tags"
       : number(shown.length) + " of " + number(tags.length) + " tags";
     const waiting = proposals();
@@ -403,27 +340,13 @@ SCRIPT = r"""
 
   // -- events --------------------------------------------------------------------------------------
 
-  at("find").addEventListener("input", list);
   at("sort").addEventListener("change", list);
-  at("show").addEventListener("change", list);
-  document.querySelector("form.tools").addEventListener("submit", (event) => event.preventDefault());
   for (const one of kinds) {
     one.addEventListener("click", () => {
       one.setAttribute("aria-pressed", String(isOff(one)));
       list();
     });
   }
-  at("back").addEventListener("click", () => turnAndShow(page - 1));
-  at("next").addEventListener("click", () => turnAndShow(page + 1));
-  at("save").addEventListener("click", save);
-  at("open").addEventListener("click", () => at("pick").click());
-  at("clear").addEventListener("click", () => {
-    if (decisions.size && confirm("Forget all " + decisions.size + " decisions?")) {
-      forget();
-      keep();
-      list();
-    }
-  });
   at("accept").addEventListener("click", () => {
     const waiting = proposals();
     if (!confirm("Accept " + waiting.length + " proposals, on all pages of this view?")) return;
@@ -437,46 +360,10 @@ SCRIPT = r"""
     turn(page);
     if (refused.length) complain(refused.length + " proposals do not fit what you decided, and were left open.");
   });
-  at("pick").addEventListener("change", async () => {
-    const chosen = at("pick").files[0];
-    at("pick").value = "";
-    const asked = "Replace your " + decisions.size + " decisions by those of the file?";
-    if (!chosen || (decisions.size && !confirm(asked))) return;
-    try {
-      const left = take(JSON.parse(await chosen.text()));
-      if (left) complain(left + " rows of the file do not fit this vocabulary and were left out.");
-      keep();
-      list();
-    } catch (error) {
-      complain("Cannot open " + chosen.name + ": " + error.message + ".");
-    }
-  });
-
-  function step(card, way) {
-    const next = way > 0 ? card.nextElementSibling : card.previousElementSibling;
-    if (!next) return;
-    card.tabIndex = -1;
-    next.tabIndex = 0;
-    next.focus({ preventScroll: true });
-    next.scrollIntoView({ block: "nearest" });
-  }
-  document.addEventListener("focusin", (event) => {
-    const card = event.target.closest(".tag");
-    if (card) for (const other of document.querySelectorAll(".tag")) other.tabIndex = other === card ? 0 : -1;
-  });
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, summary")) return;
-    const card = event.target.closest(".tag") || document.querySelector('.tag[tabindex="0"]');
-    const tag = card && tags[Number(card.dataset.c)];
+  function keysOf(card) {
+    const tag = tags[Number(card.dataset.c)];
     const onward = (done) => { if (done) step(card, 1); };
-    const keys = {
-      "/": () => at("find").focus(),
-      ArrowLeft: () => { if (page > 0) turnAndShow(page - 1); },
-      ArrowRight: () => { if ((page + 1) * PER_PAGE < shown.length) turnAndShow(page + 1); },
-    };
-    if (card) Object.assign(keys, {
-      ArrowDown: () => (card.contains(document.activeElement) ? step(card, 1) : card.focus()),
-      ArrowUp: () => step(card, -1),
+    return {
       k: () => onward(decide(tag, { decision: "keep" })),
       d: () => onward(decide(tag, { decision: "deny" })),
       a: () => { if (tag.a && !decisions.has(tag.i)) onward(decide(tag, advised(tag))); },
@@ -484,21 +371,14 @@ SCRIPT = r"""
       r: () => ask(tag, "rename"),
       c: () => ask(tag, "kind"),
       u: () => undo(tag),
-    });
-    const action = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (action) {
-      event.preventDefault();
-      action();
-    }
-  });
-
-  try {
-    const stored = localStorage.getItem(slot);
-    const left = stored ? take(JSON.parse(stored)) : 0;
-    if (left) complain(left + " of the decisions that this browser kept do not fit each other and were left out.");
-  } catch (error) {
-    complain("What this browser kept of earlier decisions cannot be read: " + error.message + ".");
+    };
   }
-  list();
-})();
+  const said = {
+    clear: (all) => "Forget all " + all + " decisions?",
+    replace: (all) => "Replace your " + all + " decisions by those of the file?",
+    left: (rows) => rows + " rows of the file do not fit this vocabulary and were left out.",
+    kept: (rows) => rows + " of the decisions that this browser kept do not fit each other and were left out.",
+  };
+  begin();
 """
+)

@@ -306,7 +306,7 @@ def _shown(name: str) -> Mark:
 
 
 def suspicions(meeting: Meeting, others: Sequence[Path] = ()) -> dict[str, list[Suspicion]]:
-    """Source -> labels about which annotator and people disagree, each with a rank; nothing says who is wrong.
+    """A picture's key -> labels about which annotator and people disagree, each with a rank; none says who is wrong.
 
     The rank is the smoothed share of the voices for the annotator (its votes, a tagger that was sure, and every other
     annotation of the picture) times how often the two agree about that class elsewhere: where they mostly agree, a
@@ -341,7 +341,7 @@ def suspicions(meeting: Meeting, others: Sequence[Path] = ()) -> dict[str, list[
             why = f"{people}; {why}; elsewhere both agree in {100 * common:.0f} %"
             own.append(Suspicion(mark, state, said, _round(rank * common) or 0.0, why))
         if own:
-            found[row.source] = sorted(own, key=lambda one: (-one.rank, one.mark.id))
+            found[row.key] = sorted(own, key=lambda one: (-one.rank, one.mark.id))
     return found
 
 
@@ -399,14 +399,14 @@ def suspicion_rows(
     meeting: Meeting, found: Mapping[str, Sequence[Suspicion]], *, most: int | None = None
 ) -> list[dict[str, Any]]:
     """Suspicions by falling rank, as the lines of a file that says of itself what it is."""
-    by_source: Mapping[str, Annotated] = {row.source: row for row in meeting.rows}
-    flat = [(source, one) for source, several in found.items() for one in several]
+    by_key: Mapping[str, Annotated] = {row.key: row for row in meeting.rows}
+    flat = [(key, one) for key, several in found.items() for one in several]
     flat.sort(key=lambda pair: (-pair[1].rank, pair[0], pair[1].mark.id))
     return [
         {
             "suspicion": "label_missing" if one.said else "label_wrong",
-            "source": source,
-            "image": by_source[source].path,
+            "source": by_key[key].source,
+            "image": by_key[key].path,
             "label": one.mark.name,
             "kind": one.mark.kind,
             "rank": one.rank,
@@ -415,7 +415,7 @@ def suspicion_rows(
             "stage": one.mark.stage,
             "tagger_score": one.mark.tagger_score,
         }
-        for source, one in flat[:most]
+        for key, one in flat[:most]
     ]
 
 

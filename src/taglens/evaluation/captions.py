@@ -14,7 +14,7 @@ What counts
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from taglens.errors import DataError, UsageError
@@ -27,6 +27,8 @@ from taglens.evaluation.typical import typical
 MOST_TYPICAL_OF = 2_000
 
 Measure = Callable[[Sequence[Sequence[str]], Sequence[str]], Mapping[str, float | None]]
+# Figures that take pictures, and texts as they were written.
+Score = Callable[[Sequence[CaptionedImage], Sequence[str]], Mapping[str, float]]
 ChosenFrom = Literal["train", "evaluated"]
 
 
@@ -65,6 +67,7 @@ class CaptionReport:
         vocabulary: ``name@fingerprint`` of the tags.
         baseline: figures of ``constant`` for every picture.
         chosen_from: where the constant is from.
+        scored_by: score -> the model that it was computed with; empty without models.
     """
 
     images: int
@@ -76,6 +79,7 @@ class CaptionReport:
     constant: str
     chosen_from: ChosenFrom
     baseline: Figures
+    scored_by: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The contract's object; an undefined figure is null."""
@@ -86,6 +90,7 @@ class CaptionReport:
             "tag_truth": self.tag_truth,
             "tag_images": self.tag_images,
             "vocabulary": self.vocabulary,
+            **({"scored_by": dict(self.scored_by)} if self.scored_by else {}),
             "constant_baseline": {
                 "caption": self.constant,
                 "chosen_from": self.chosen_from,
@@ -117,6 +122,8 @@ def evaluate_captions(
     measure: Measure,
     tags: CaptionTags,
     others: Sequence[CaptionedImage] = (),
+    score: Score | None = None,
+    scored_by: Mapping[str, str] | None = None,
 ) -> CaptionReport:
     """Compare one caption of each picture with what people wrote.
 
@@ -124,6 +131,8 @@ def evaluate_captions(
         captions: None where there is none.
         measure: references and captions, all as words with a space between them, to named figures.
         others: rows to take the constant caption from; none: ``images``.
+        score: gives more figures, from pictures and texts as they were written.
+        scored_by: what it computes them with, for the report.
 
     Raises:
         UsageError: no pictures, or not as many captions.
@@ -145,7 +154,8 @@ def evaluate_captions(
 
     def figures(texts: Sequence[str]) -> Figures:
         plain = [_as_words(text) for text in texts]
-        return Figures(measure(known, plain), truth.compare(texts), len(set(plain)))
+        metrics = {**measure(known, plain), **(score(shown, texts) if score is not None else {})}
+        return Figures(metrics, truth.compare(texts), len(set(plain)))
 
     constant = typical(references(_some(others)) if others else _spread(shown, known))
     return CaptionReport(
@@ -158,6 +168,7 @@ def evaluate_captions(
         constant=constant,
         chosen_from="train" if others else "evaluated",
         baseline=figures([constant] * len(shown)),
+        scored_by=scored_by or {},
     )
 
 

@@ -37,6 +37,7 @@ from taglens.results import Caption, Kind, Tag
 from taglens.vocabulary import Vocabulary, normalise
 
 if TYPE_CHECKING:
+    from taglens.models.lora import Adapter
     from taglens.models.recognizer import Recognizer
 
 Array = npt.NDArray[np.float32]
@@ -243,13 +244,22 @@ def bundled_writer(bundle: Bundle, *, device: str, threads: int | None) -> Capti
     )
 
 
-def trained_writer(folder: Path, model: Recognizer, *, device: str) -> CaptionWriter:
-    """The captioner of a model folder that has one; ``model`` is the folder's own. Raises ModelError as above."""
+def trained_writer(
+    folder: Path, model: Recognizer, *, device: str, adapter: Adapter | None = None
+) -> CaptionWriter:
+    """The captioner of a model folder that has one, with an adapter for it; ``model`` is the folder's own.
+
+    Raises ModelError as above, MismatchError for an adapter of other sizes.
+    """
     from taglens.models.checkpoint import captioner_from_pretrained
 
     captioner = captioner_from_pretrained(folder, model)
     if captioner is None:
         raise ModelError(f"{folder} has no captioner")
+    if adapter is not None:
+        from taglens.models.lora import merge
+
+        captioner = merge(captioner, adapter.state, adapter.config)
     config = captioner.config
     text = _text(folder / PIECES, length=config.tag_length, pieces=config.words)
     engine = TorchCaptionEngine(captioner, device=device)

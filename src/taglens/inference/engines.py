@@ -11,7 +11,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from taglens.models.recognizer import Recognizer
 
 Array = npt.NDArray[np.float32]
+
+
+# Largest difference between the scores of some tags alone and among all: rounding.
+_NEAR = 1e-4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,9 +79,43 @@ class OnnxEngine:
         self._session = open_session(
             graph, ["pixels"], ["scores", "pooled", "tokens"], device=device, threads=threads
         )
+        self._graph, self._device, self._threads = graph, device, threads
+        self._choosing: InferenceSession | Literal[False] | None = None
 
     def __call__(self, pixels: Array) -> Output:
         return Output(*self._session.run(["scores", "pooled", "tokens"], {"pixels": pixels}))
+
+    def some(self, pixels: Array, columns: npt.NDArray[np.intp]) -> Output | None:
+        """The same with the scores [B, J] of some columns [J]: the decoder is asked about these alone.
+
+        None where that cannot be had: the package onnx is not installed, or the graph is of another form.
+        """
+        if self._choosing is None:
+            self._choosing = self._chooser(pixels[:1])
+        if self._choosing is False:
+            return None
+        given = {"pixels": pixels, "tags": columns.astype(np.int64)}
+        return Output(*self._choosing.run(["scores", "pooled", "tokens"], given))
+
+    def _chooser(self, pixels: Array) -> InferenceSession | Literal[False]:
+        """What `some` asks, once it is seen to answer like the whole on a picture; False where it does not."""
+        from taglens.inference.graphs import choosing
+
+        content = choosing(self._graph)
+        if content is None:
+            return False
+        whole = self(pixels).scores
+        columns = np.arange(0, whole.shape[1], 2)
+        gives = ["scores", "pooled", "tokens"]
+        try:
+            session = open_session(
+                content, ["pixels", "tags"], gives, device=self._device, threads=self._threads
+            )
+            some = session.run(gives, {"pixels": pixels, "tags": columns})[0]
+        except Exception:  # noqa: BLE001 - a graph with the number of tags built in; the runtime has its own classes
+            return False
+        near = some.shape == whole[:, columns].shape and np.abs(some - whole[:, columns]).max() < _NEAR
+        return session if near else False
 
 
 class LabelEngine:
@@ -158,7 +196,7 @@ def _give_memory_back() -> None:
 
 
 def open_session(
-    graph: Path,
+    graph: Path | bytes,
     inputs: list[str],
     outputs: list[str],
     *,
@@ -166,7 +204,7 @@ def open_session(
     threads: int | None,
     lean: bool = False,
 ) -> InferenceSession:
-    """A graph loaded into ONNX Runtime; errors as `OnnxEngine` says.
+    """A graph, or its file, loaded into ONNX Runtime; errors as `OnnxEngine` says.
 
     Args:
         inputs, outputs: names that the graph must have, in this order.
@@ -182,19 +220,24 @@ def open_session(
         options.add_session_config_entry("session.disable_prepacking", "1")
     providers = _providers(device, onnxruntime.get_available_providers())
     try:
-        session = onnxruntime.InferenceSession(str(graph), options, providers=providers)
+        given = graph if isinstance(graph, bytes) else str(graph)
+        session = onnxruntime.InferenceSession(given, options, providers=providers)
     except Exception as error:  # noqa: BLE001 - the runtime raises classes of its own, one per status code
         if "bad_alloc" in str(error):
             raise MemoryError(str(error)) from None
-        raise ModelError(f"cannot load {graph}: {error}") from None
-    takes = [given.name for given in session.get_inputs()]
+        raise ModelError(f"cannot load {_name(graph)}: {error}") from None
+    takes = [each.name for each in session.get_inputs()]
     gives = [output.name for output in session.get_outputs()]
     if takes != inputs or gives != outputs:
         raise ModelError(
-            f"{graph} takes {takes} and gives {gives}; expected {inputs} and {outputs}: "
+            f"{_name(graph)} takes {takes} and gives {gives}; expected {inputs} and {outputs}: "
             "it was exported by another release; export it again: taglens bundle MODEL --out DIR"
         )
     return session
+
+
+def _name(graph: Path | bytes) -> str:
+    return "a graph" if isinstance(graph, bytes) else str(graph)
 
 
 def _providers(device: str, available: list[str]) -> list[str]:
@@ -237,6 +280,16 @@ class TorchEngine:
 
         with torch.inference_mode():
             found = self._model(torch.from_numpy(pixels).to(self._device))
+            given = (torch.sigmoid(found.logits), found.pooled, found.tokens)
+        return Output(*(value.float().cpu().numpy() for value in given))
+
+    def some(self, pixels: Array, columns: npt.NDArray[np.intp]) -> Output:
+        """The same with the scores [B, J] of some columns [J]: the decoder is asked about these alone."""
+        import torch
+
+        chosen = torch.from_numpy(columns.astype(np.int64)).to(self._device)
+        with torch.inference_mode():
+            found = self._model(torch.from_numpy(pixels).to(self._device), chosen)
             given = (torch.sigmoid(found.logits), found.pooled, found.tokens)
         return Output(*(value.float().cpu().numpy() for value in given))
 

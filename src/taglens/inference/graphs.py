@@ -17,6 +17,22 @@ import numpy as np
 OPSET = 18
 # Below this many values a weight stays in fp32: norms and biases cost nothing and matter most.
 _SMALL = 1024
+# Weights that hold something of each tag, under the names that `taglens.inference.export` gives them.
+_OF_TAGS = {
+    "offsets",
+    *(
+        f"model.{name}"
+        for name in (
+            "bank.embeddings",
+            "bank.counts",
+            "pooled_bias",
+            "closed.read.weight",
+            "closed.read.bias",
+            "decoder.heads.weight",
+            "decoder.heads.bias",
+        )
+    ),
+}
 # Axes of any length, by the names of a graph's inputs and outputs.
 FREE = {
     "pixels": {0: "b"},
@@ -91,6 +107,54 @@ def write_graph(
             more.graph.initializer.append(onnx.numpy_helper.from_array(values, stored_name))
             file.write(more.SerializeToString())
     beside.replace(path)
+
+
+def choosing(path: Path) -> bytes | None:
+    """A stored graph of pixels to scores with a second input, ``tags`` [J]: the columns that are asked about.
+
+    Everything that a tag has of its own is a weight with the tags on its first axis; of these weights only the
+    wanted rows are taken, and all that follows is the same.
+
+    Returns:
+        The graph's content; None where onnx is not installed, or weights are not as said.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError:
+        return None
+    model = onnx.load(str(path))
+    graph = model.graph
+    shape = next((each.type.tensor_type.shape for each in graph.output if each.name == "scores"), None)
+    tags = _tags(graph)
+    if shape is None or tags is None:
+        return None
+    for each in tags:
+        node = onnx.helper.make_node(
+            "Gather", [each.name, "tags"], [f"{each.name}_chosen"], axis=0, name=f"choose_{each.name}"
+        )
+        for reader in graph.node:
+            for place, read in enumerate(reader.input):
+                if read == each.name:
+                    reader.input[place] = f"{each.name}_chosen"
+        graph.node.insert(0, node)
+    graph.input.append(onnx.helper.make_tensor_value_info("tags", onnx.TensorProto.INT64, ["j"]))
+    # What was inferred of shapes was of all tags.
+    del graph.value_info[:]
+    shape.dim[1].ClearField("dim_value")
+    shape.dim[1].dim_param = "j"
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _tags(graph: Any) -> list[Any] | None:
+    """The weights with the tags on their first axis; None where one has them on another.
+
+    None, too, where labels do not depend on the picture: their number is then built into the graph in other places.
+    """
+    found = [each for each in graph.initializer if each.name.removesuffix("_half") in _OF_TAGS]
+    counts = {each.dims[0] if each.dims else 0 for each in found}
+    blended = any(each.name == "model.bank.counts" for each in found)
+    return found if blended and len(counts) == 1 else None
 
 
 def _turned(graph: Any, weights: set[str]) -> dict[str, list[int]]:

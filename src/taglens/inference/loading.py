@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,9 @@ class Parts:
     tag_weight: float | None
 
 
-def load_parts(folder: Path, *, engine: str, device: str, threads: int | None) -> Parts:
+def load_parts(
+    folder: Path, *, engine: str, device: str, threads: int | None, adapter: Path | None = None
+) -> Parts:
     """The parts in a folder. Arguments and errors: see `taglens.inference.tagger.Tagger.from_pretrained`."""
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; use {', '.join(ENGINES)}")
@@ -57,7 +59,12 @@ def load_parts(folder: Path, *, engine: str, device: str, threads: int | None) -
             raise UsageError(
                 f"engine torch needs a trained model folder; {folder} is an exported bundle: use onnx"
             )
-        return _trained(folder, device=device)
+        return _trained(folder, device=device, adapter=adapter)
+    if adapter is not None and not trained:
+        raise UsageError(
+            f"{folder} is an exported bundle, which takes no adapter; merge it into the model folder and export "
+            "that: taglens train merge --model MODEL --adapter DIR --out MERGED, then taglens bundle MERGED --out DIR"
+        )
     return _bundled(Bundle.open(folder), device=device, threads=threads)
 
 
@@ -105,14 +112,15 @@ def _bundled_alignment(
     return bundled_alignment(bundle, load_writer, device=device, threads=threads)
 
 
-def _trained(folder: Path, *, device: str) -> Parts:
+def _trained(folder: Path, *, device: str, adapter: Path | None) -> Parts:
     require_torch("the torch engine")
     from taglens.models.checkpoint import aligns, from_pretrained, read_config, reads_text, writes_captions
 
     model, vocabulary, name = from_pretrained(folder)
     ref = trained_ref(folder, name)
     engine = TorchEngine(model, device=device)
-    typed, writer, alignment = None, None, None
+    typed, alignment = None, None
+    writer: Callable[..., CaptionWriter] | None = None
     if reads_text(folder):
         load = partial(_trained_texts, folder, device=device)
         typed = OpenVocabulary(lambda: engine.ask, load, DEFAULT_THRESHOLD)
@@ -124,16 +132,45 @@ def _trained(folder: Path, *, device: str) -> Parts:
         from taglens.inference.alignment import trained_alignment
 
         alignment = partial(trained_alignment, folder, model, ref=ref, device=device)
+    shown = ref
+    if adapter is not None:
+        if writer is None:
+            raise UsageError(f"{ref} writes no captions: there is nothing that an adapter could change")
+        plain = writer
+        writer, shown = _adapted(plain, adapter, ref)
+        if alignment is not None:
+            alignment = partial(_unadapted, alignment, cache(plain))
     return Parts(
         engine,
         vocabulary,
-        ref=ref,
+        ref=shown,
         side=model.config.side,
         open_vocabulary=typed,
         load_writer=writer,
         load_alignment=alignment,
         tag_weight=tag_weight(read_config(folder)),
     )
+
+
+def _adapted(
+    plain: Callable[..., CaptionWriter], adapter: Path, ref: str
+) -> tuple[Callable[[], CaptionWriter], str]:
+    """What writes with an adapter, read at once so that one of another model is refused, and the name for it."""
+    from taglens.models.lora import load_adapter
+
+    found = load_adapter(adapter)
+    name, _, fingerprint = ref.rpartition("@")
+    found.require(fingerprint, what=ref)
+    return partial(plain, adapter=found), f"{name}+enhanced@{found.fingerprint}"
+
+
+def _unadapted(
+    load_alignment: Callable[[Callable[[], CaptionWriter]], Alignment],
+    plain: Callable[[], CaptionWriter],
+    _: Callable[[], CaptionWriter],
+) -> Alignment:
+    """Texts are matched by the layers that were learned with them."""
+    return load_alignment(plain)
 
 
 def _trained_texts(folder: Path, *, device: str) -> Texts:

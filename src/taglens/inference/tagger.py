@@ -86,6 +86,7 @@ class Tagger:
         engine: str = "auto",
         device: str = "auto",
         threads: int | None = None,
+        adapter: str | os.PathLike[str] | None = None,
     ) -> Tagger:
         """Load a shipped model by name, an exported bundle, or (with torch) a trained model folder.
 
@@ -93,13 +94,21 @@ class Tagger:
             engine: "onnx", "torch", or "auto": whatever the folder was written for.
             device: "auto", "cpu" or "cuda".
             threads: threads of the engine; None: all cores.
+            adapter: the folder of an adapter for the captions of a trained model folder, as ``taglens train
+                enhance`` writes it; tags, and comparing pictures with texts, stay as they are.
 
         Raises:
             ModelError: no such model, or its files are damaged.
-            MismatchError: the vocabulary beside the model belongs to another.
-            UsageError: an engine or device that does not exist or does not fit the folder.
+            MismatchError: the vocabulary beside the model, or the adapter, belongs to another.
+            UsageError: an engine, device or adapter that does not exist or does not fit the folder.
         """
-        parts = load_parts(locate(name_or_folder), engine=engine, device=device, threads=threads)
+        parts = load_parts(
+            locate(name_or_folder),
+            engine=engine,
+            device=device,
+            threads=threads,
+            adapter=None if adapter is None else Path(adapter),
+        )
         return cls(
             parts.engine,
             parts.vocabulary,
@@ -449,6 +458,26 @@ class Tagger:
     def look(self, pixels: Array) -> Output:
         """What the engine makes of prepared pixels [B, 3, S, S] in [0, 1]. Raises ModelError: it is not finite."""
         return finite(self._engine(pixels), self.ref)
+
+    def look_for(self, pixels: Array, columns: Sequence[int]) -> Output:
+        """As `look`, with the scores [B, J] of some columns of `vocabulary`; far quicker where these are few.
+
+        They are the same scores but for rounding.
+        """
+        wanted = np.asarray(columns, np.intp)
+        own = wanted if self._columns is None else self._columns[wanted]
+        some = getattr(self._engine, "some", None)
+        output = None if some is None or (own < 0).any() else some(pixels, own)
+        if output is None:
+            output = self.look(pixels)
+            return replace(output, scores=self._chosen(output)[:, wanted])
+        return finite(output, self.ref)
+
+    def vectors(self, output: Output) -> Array:
+        """The unit vectors [B, E] of `look`'s answer; see `embed`."""
+        from taglens.inference.alignment import unit
+
+        return unit(output.pooled) if self._load_alignment is None else self.alignment.pictures(output.tokens)
 
     def tags_of(
         self,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,6 +51,10 @@ _NOT_MEANT = " does not mean "
 _MARK = re.compile(r"\A(?:[-*•·]|\d{1,4}[.)])\s+")
 _AROUND = " \t\r\n\"'`*“”‘’«»"
 _NO_WORDS = {"no", "none"}
+# Controls, marks of direction and other invisible ones, line and paragraph ends: nothing that a name needs, and each
+# could put words into a question that nobody sees. Scripts and emoji join letters with two of them.
+_INVISIBLE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,21 +180,49 @@ def yes_no_schema() -> Mapping[str, Any]:
     return _object({"answer": {"type": "string", "enum": ["yes", "no"]}})
 
 
+def invisible(text: str) -> str | None:
+    """The first character of a text that nobody would see, by its code; None where there is none."""
+    if text.isprintable():
+        return None
+    found = (
+        letter for letter in text if unicodedata.category(letter) in _INVISIBLE and letter not in _JOINERS
+    )
+    return next((f"U+{ord(letter):04X}" for letter in found), None)
+
+
+def require_visible(text: str, *, of: str = "") -> None:
+    """Refuse a name with a character in it that nobody sees.
+
+    Args:
+        of: the tag whose name or synonym it is, where it is not the text itself.
+
+    Raises:
+        VocabularyError: with the character's code.
+    """
+    if (code := invisible(text)) is not None:
+        raise VocabularyError(
+            f"the tag {of or text!r} cannot be asked for: {'its synonym ' + repr(text) if of else 'it'} holds the "
+            f"character {code}, which nobody sees and which could put words of its own into questions; take it out "
+            "of the vocabulary"
+        )
+
+
 def require_askable(names: Sequence[str]) -> None:
     """Refuse names that a list of candidates cannot hold.
 
     Raises:
-        VocabularyError: no name, an empty one, one with a line break, one that is spelled like the answer NO, or
-            two that differ only in case, spaces or quotation marks.
+        VocabularyError: no name, an empty one, one with a line break or another character that is not seen, one
+            that is spelled like the answer NO, or two that differ only in case, spaces or quotation marks.
     """
     seen: dict[str, str] = {}
     if not names:
         raise VocabularyError("no names to ask for")
     for name in names:
+        require_visible(name)
         key = plain(name)
-        if not key or "\n" in name or "\r" in name or key in _NO_WORDS:
+        if not key or key in _NO_WORDS:
             raise VocabularyError(
-                f"the tag {name!r} cannot be asked for in a list: expected one line that is not empty and is not "
+                f"the tag {name!r} cannot be asked for in a list: expected a name that is not empty and is not "
                 "'no' or 'none'; rename it"
             )
         if key in seen:
@@ -251,7 +284,12 @@ def concept_of(name: str, names: Sequence[str], *, about: str = "", wrong: Seque
         names: tags that may be named as look-alikes.
         about: what the vocabulary itself says, such as its kind and synonyms.
         wrong: as for `group_names`.
+
+    Raises:
+        VocabularyError: a name, or what is said about it, holds what nobody sees.
     """
+    for text in (about, *names):
+        require_visible(text)
     fault = f"An earlier answer was not accepted: {'; '.join(wrong[:20])}." if wrong else ""
     return _lines(
         f"A list of tags for pictures has the tag {_quoted(name)}.{' ' + about if about else ''} Say what it means:",
@@ -403,6 +441,7 @@ def _object(properties: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _quoted(text: str) -> str:
+    require_visible(text)
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from taglens.errors import ChatError, MissingExtraError, UsageError
 from taglens.language.chat import Ask, Reply, prompt_tokens_at_most
+from taglens.language.chat_connections import Connections
 from taglens.language.chat_pace import Limits, Pace, Patience, asked_wait
 from taglens.language.chat_wire import (
     MalformedAnswerError,
@@ -44,6 +45,8 @@ _NO_ENTRY = {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}
 _NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached"}
 # Local servers are told "x" or "none" for a key; taken out of answers, that would change words.
 _SHORTEST_KEY = 8
+# Which models there are is known at once where a server is well; seconds.
+_LISTING = 20.0
 # How many of a server's models an error names.
 _NAMED = 10
 
@@ -122,7 +125,9 @@ class ServerChat:
         self._label = model_label(model, self._extra)
         self._patience = patience or Patience()
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._in_flight = 0
+        self._connections = Connections()
         self._closed = threading.Event()
         self._pace = Pace(limits or Limits(), sleep=self._closed.wait)
         self._dialect = _Dialect()
@@ -153,6 +158,17 @@ class ServerChat:
             self._closed.set()
             if not self._in_flight:
                 self._client.close()
+
+    def cut(self, *, after: float) -> None:
+        """Close, and end the attempts that are still in flight when so many seconds have passed.
+
+        Each of them then ends in ChatError, though the server may have charged for it.
+        """
+        self.close()
+        with self._idle:
+            idle = self._idle.wait_for(lambda: not self._in_flight, after)
+        if not idle:
+            self._connections.cut()
 
     def __call__(self, ask: Ask) -> Reply:
         """The answer, after as many attempts as `Patience` allows.
@@ -232,8 +248,12 @@ class ServerChat:
             ) from None
 
     def _listed(self) -> tuple[str, ...]:
+        import openai
+
         list_them = self._client.models.with_raw_response.list
-        content = self._content(lambda: list_them(extra_headers=self._headers()))
+        read = min(self._patience.read, _LISTING)
+        timeout = openai.Timeout(read, connect=self._patience.connect)
+        content = self._content(lambda: list_them(extra_headers=self._headers(), timeout=timeout), read=read)
         try:
             return tuple(sorted({str(entry["id"]) for entry in json.loads(content)["data"]}))
         except (ValueError, TypeError, KeyError, RecursionError):
@@ -247,14 +267,18 @@ class ServerChat:
 
         return {"Authorization": f"Bearer {self._key}" if self._key else openai.omit}
 
-    def _content(self, send: Callable[[], Any]) -> bytes:
+    def _content(self, send: Callable[[], Any], *, read: float | None = None) -> bytes:
         """The bytes of an answer with status 200.
+
+        Args:
+            read: seconds that ``send`` waits for an answer; None: as `Patience` says.
 
         Raises:
             _FaultError: for everything else.
         """
         import openai
 
+        read = self._patience.read if read is None else read
         with self._lock:
             if self._closed.is_set():
                 raise _FaultError("was closed before a question was answered")
@@ -263,7 +287,7 @@ class ServerChat:
             content: bytes = send().http_response.content
         except openai.APITimeoutError:
             raise _FaultError(
-                f"gave no answer in time (connect {self._patience.connect:g} s, read {self._patience.read:g} s); "
+                f"gave no answer in time (connect {self._patience.connect:g} s, read {read:g} s); "
                 "allow more (Patience), or ask fewer questions at once",
                 again=True,
             ) from None
@@ -281,6 +305,7 @@ class ServerChat:
         finally:
             with self._lock:
                 self._in_flight -= 1
+                self._idle.notify_all()
                 # A connection that is taken from under a thread which is opening it stays open for ever.
                 if self._closed.is_set() and not self._in_flight:
                     self._client.close()
@@ -370,6 +395,7 @@ class ServerChat:
             max_retries=0,  # attempts are counted here, where the ledger sees them
             http_client=openai.DefaultHttpxClient(
                 timeout=timeout,
+                event_hooks={"request": [self._connections.watch]},
                 follow_redirects=False,  # pictures go to the address that was given, and to no other
                 trust_env=host not in _LOOPBACK,  # a proxy cannot reach this machine's own servers
             ),

@@ -24,6 +24,7 @@ from taglens.language.annotation_prompts import (
     Concept,
     concept_of,
     concept_schema,
+    invisible,
     plain,
     read_object,
 )
@@ -218,15 +219,11 @@ def _list(value: Any, what: str, problems: list[str]) -> list[Any]:
 
 
 def _phrase(value: Any) -> str | None:
-    """A short text on one line; None for anything else."""
+    """A short text on one line, all of it to be seen; None for anything else."""
     if not isinstance(value, str):
         return None
     text = " ".join(value.split()).rstrip(".")
-    usable = (
-        text
-        and len(text.split()) <= _MOST_WORDS
-        and not any("\ud800" <= letter <= "\udfff" for letter in text)
-    )
+    usable = text and len(text.split()) <= _MOST_WORDS and invisible(text) is None
     return text if usable else None
 
 

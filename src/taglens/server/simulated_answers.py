@@ -32,7 +32,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
@@ -184,7 +184,8 @@ class Annotator:
         if self._share("broken", row, question) < self.faults.broken:
             return Answer(_break(text, names, as_json=schema is not None), broken=True)
         # A schema that lists the choices leaves no room for what is off the list.
-        return Answer(text, off_list=bool(off) and off[0] in text)
+        told = names if schema is None else tuple(_named(json.loads(text)))
+        return Answer(text, off_list=bool(off) and off[0] in told)
 
     def evidence(self, row: int, name: str) -> float:
         """e(p, t); a name that is no tag has that of a false one."""
@@ -406,6 +407,15 @@ def _fill(schema: Mapping[str, Any], names: Sequence[str], yes: bool) -> Any:
         "the simulated annotator answers with objects, lists of names, booleans, strings and yes or no; the schema "
         f"asks for {json.dumps(schema)[:120]}"
     )
+
+
+def _named(value: Any) -> Iterator[str]:
+    """The names that an answer of `_fill` holds."""
+    if isinstance(value, str):
+        yield from value.split(", ")
+    elif isinstance(value, list | dict):
+        for one in value if isinstance(value, list) else value.values():
+            yield from _named(one)
 
 
 def _break(text: str, names: Sequence[str], *, as_json: bool) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from taglens import images
 from taglens.errors import DataError, ImageError
-from taglens.inference.alignment import Embedded
+from taglens.inference.pictures import read_ahead
 from taglens.inference.tagger import Tagger
 from taglens.training.engine_generate import Known
 from taglens.training.engine_regions import Pixels, Region, Regions, Seen, cut
@@ -127,12 +127,32 @@ def look(
             found, parts_of = _proposed(known, path, tagger.side, regions)
             proposed.append(found)
             crops += parts_of
-        answers = iter(list(tagger.embed(crops, batch_size=batch_size)) if crops else [])
+        # Of all tags only those that a picture here has: asking about a thousand takes most of the time.
+        tags = sorted({label.tag for known, _ in group for label in known.labels})
+        columns = {tag: place for place, tag in enumerate(tags)}
+        asked = [tagger.vocabulary.position(tag) for tag in tags]
+        answers = iter(list(_answers(tagger, crops, asked, batch_size)) if crops else [])
         for (known, _), found in zip(group, proposed, strict=True):
             own = [next(answers) for _ in found]
-            parts.append(_best(known, found, own, tagger.vocabulary))
+            parts.append(_best(known, found, own, tagger.vocabulary, columns))
             tick()
     return Looks.joined(parts)
+
+
+# Scores [J] of the tags that were asked about, and the vector [E] of one region; None where it cannot be read.
+_Answer = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]] | None
+
+
+def _answers(tagger: Tagger, crops: list[Pixels], asked: list[int], batch_size: int) -> Iterator[_Answer]:
+    groups = read_ahead(crops, batch_size=batch_size, side=tagger.side, max_pixels=images.DEFAULT_MAX_PIXELS)
+    for group in groups:
+        pixels = [ready.pixels for ready in group if ready.pixels is not None]
+        rows: Iterator[_Answer] = iter(())
+        if pixels:
+            output = tagger.look_for(np.stack(pixels), asked)
+            rows = zip(output.scores, tagger.vectors(output), strict=True)
+        for ready in group:
+            yield None if ready.error is not None else next(rows)
 
 
 def _proposed(known: Known, path: Path, side: int, regions: Regions) -> tuple[Sequence[Region], list[Pixels]]:
@@ -149,36 +169,31 @@ def _proposed(known: Known, path: Path, side: int, regions: Regions) -> tuple[Se
 
 
 def _best(
-    known: Known, regions: Sequence[Region], answers: Sequence[Embedded], vocabulary: Vocabulary
+    known: Known,
+    regions: Sequence[Region],
+    answers: Sequence[_Answer],
+    vocabulary: Vocabulary,
+    columns: Mapping[str, int],
 ) -> Looks:
     """For each of a picture's labels the region, among those proposed for it, where the model is surest of it."""
-    chosen: list[tuple[int, int]] = []
+    seen = {place: answer for place, answer in enumerate(answers) if answer is not None}
+    chosen: list[tuple[str, int, float]] = []
     for label in known.labels:
-        column = vocabulary.position(label.tag)
-        places = [
-            place
-            for place, (region, answer) in enumerate(zip(regions, answers, strict=True))
-            if region.tag in (None, label.tag) and answer.scores is not None
-        ]
-        if places:
-            chosen.append((column, max(places, key=lambda place: (_score(answers[place], column), -place))))
+        asked = columns[label.tag]
+        scores = {
+            place: float(answer[0][asked])
+            for place, answer in seen.items()
+            if regions[place].tag in (None, label.tag)
+        }
+        if scores:
+            place = max(scores, key=lambda place: (scores[place], -place))
+            chosen.append((label.tag, place, scores[place]))
     if not chosen:
         return EMPTY
-    columns = [column for column, _ in chosen]
     return Looks(
         np.full(len(chosen), known.row, np.int32),
-        np.array(columns, np.int32),
-        np.array([_score(answers[place], column) for column, place in chosen], np.float32),
-        np.array([regions[place].box for _, place in chosen], np.float32),
-        np.stack([_vector(answers[place]) for _, place in chosen]),
+        np.array([vocabulary.position(tag) for tag, _, _ in chosen], np.int32),
+        np.array([score for _, _, score in chosen], np.float32),
+        np.array([regions[place].box for _, place, _ in chosen], np.float32),
+        np.stack([seen[place][1].astype(np.float16) for _, place, _ in chosen]),
     )
-
-
-def _score(answer: Embedded, column: int) -> float:
-    assert answer.scores is not None
-    return float(answer.scores[column])
-
-
-def _vector(answer: Embedded) -> npt.NDArray[np.float16]:
-    assert answer.vector is not None
-    return answer.vector.astype(np.float16)
