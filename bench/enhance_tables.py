@@ -25,15 +25,21 @@ NAMES = {
     "tags+gt": "tags signal and ViZer_GT",
     "tags+centred": "tags signal and ViZer_G, centred",
 }
-WIDTH, PICTURES = 256, 6091
+WIDTH = 256
 
 
-def _rows() -> list[Row]:
-    """The newest line of each model, arm, seed, width and number of pictures."""
+def _rows(*, best: bool = False) -> list[Row]:
+    """The newest line of each model, arm, seed, width and number of pictures.
+
+    Args:
+        best: of runs that kept the adapters with the best held-out score, as the command does, not the last.
+    """
     path = HERE / "results" / "enhance.jsonl"
     rows: dict[tuple[Any, ...], Row] = {}
     for row in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         told = row["settings"]
+        if told["arm"] != "base" and told["keep_best"] != best:
+            continue
         rows[tuple(told[key] for key in ("model", "arm", "seed", "width", "pictures"))] = row
     return list(rows.values())
 
@@ -90,8 +96,16 @@ HEAD = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
 
 
 def enhance() -> str:
-    """Every arm of every model, at the published width and with all pictures."""
-    rows = _rows()
+    """Every arm of every model, at the published width and with the most pictures that were given to it."""
+    return _arms(_rows())
+
+
+def enhance_best() -> str:
+    """The same of runs that kept the best adapters by the held-out score."""
+    return _arms(_rows(best=True))
+
+
+def _arms(rows: list[Row]) -> str:
     parts: list[str] = []
     for model in dict.fromkeys(row["settings"]["model"] for row in rows):
         own = [row for row in rows if row["settings"]["model"] == model]
@@ -151,4 +165,8 @@ def enhance_sizes() -> str:
     return "\n".join([*table, "", origin(rows[-1])])
 
 
-TABLES: dict[str, Callable[[], str]] = {"enhance": enhance, "enhance_sizes": enhance_sizes}
+TABLES: dict[str, Callable[[], str]] = {
+    "enhance": enhance,
+    "enhance_best": enhance_best,
+    "enhance_sizes": enhance_sizes,
+}

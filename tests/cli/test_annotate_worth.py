@@ -126,3 +126,10 @@ def test_the_cost_beside_people_tells_its_inputs(taglens: Run) -> None:
     )
     found = json.loads(out)
     assert found["share"] == pytest.approx((7 * 2 / 3600 / 10) / (20 * 9 / 3600))
+    (folder / "ledger.json").write_text(json.dumps(row | {"cost": 2.0, "unknown_usage": 3}))
+    code, out, err = taglens("cost", "out", "--currency", "EUR")
+    assert code == 2 and "was charged in USD" in err and not out
+    code, out, err = taglens("cost", "out", "--currency", "USD")
+    assert code == 0 and "charged 2.000000 USD" in out and "no tokens are known" not in err
+    code, out, err = taglens("cost", "out", "--currency", "EUR", "--price-hour", 2)
+    assert code == 0 and "EUR a picture" in out and "of 3 queries no tokens are known" in err

@@ -72,7 +72,7 @@ def _loosely(config: type, limits: object) -> object:
 
 def test_it_says_what_it_left_out_and_how_it_went(place: Path) -> None:
     said = (place / "said.txt").read_text()
-    assert "1 files are no pictures" in said
+    assert "passed over: 1 of the files" in said
     assert "1 pictures cannot be read and are left out, the first: " in said
     assert "005.png" in said
     assert "12 pictures; held-out captions are scored by the aligner of aligned@" in said
@@ -194,6 +194,11 @@ def test_what_cannot_be_meant_is_refused(place: Path, tmp_path: Path) -> None:
     assert "not on an exported bundle" in said
     merging = ("train", "merge", "--model", place / "model", "--adapter", adapter, "--out", place / "model")
     assert "is the model itself" in taglens(*merging, status=2).stderr
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "mine.txt").write_text("mine")
+    assert "holds other things" in taglens(*merging[:-1], other, status=2).stderr
+    assert [each.name for each in other.iterdir()] == ["mine.txt"]
 
 
 def test_a_mapper_of_peoples_captions(place: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import colours
-from taglens.collection.annotation_band import band_of_labels
+from taglens.collection.annotation_band import _short, band_of_labels
 from taglens.errors import UsageError
 from taglens.language.bands import Band
 from taglens.results import to_line
@@ -57,3 +57,10 @@ def test_labels_of_other_things_fit_no_band(tmp_path: Path) -> None:
     file.write_text(to_line({"image": str(picture), "labels": ["unicorn"]}) + "\n")
     with pytest.raises(UsageError, match="none has a label that is a tag"):
         band_of_labels(colours.tagger(), file)
+
+
+@pytest.mark.parametrize("edge", [0.0, 0.03125, 1.00004, 9.99999, 12.34531, 27.631])
+def test_an_edge_that_is_typed_is_never_nearer(edge: float) -> None:
+    """Rare tags have thresholds and scores near 0: their edges have two digits before the point."""
+    typed = float(f"{_short(edge):g}")
+    assert edge + 4e-5 < typed < edge + 2e-4

@@ -68,3 +68,16 @@ def test_what_cannot_be_reckoned() -> None:
         beside_people(replace(TOOK, seconds=0.0), prices=Prices(hour=1.0))
     with pytest.raises(UsageError, match="above 0"):
         People(seconds=0)
+
+
+def test_queries_of_which_no_tokens_are_known_are_not_for_nothing(tmp_path: Path) -> None:
+    folder = write(tmp_path / "out")
+    row = json.loads((folder / "ledger.json").read_text())
+    row |= {"unknown_usage": 800, "prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0}
+    (folder / "ledger.json").write_text(json.dumps(row))
+    took = Took.read(folder)
+    with pytest.raises(UsageError, match="of 800 queries no tokens"):
+        beside_people(took, prices=Prices(prompt=2.0, completion=8.0))
+    found = beside_people(took, prices=Prices(prompt=2.0, hour=1.0))
+    assert found.machine == pytest.approx(70 / 3600 / 100)
+    assert found.to_dict()["inputs"]["unknown_usage"] == 800

@@ -137,6 +137,12 @@ def test_other_weights_have_another_fingerprint(tmp_path: Path) -> None:
         save_adapter(tmp_path / "a", stirred(captioner(), seed=seed).named(), CONFIG, base="x", about={})
         prints.append(load_adapter(tmp_path / "a").fingerprint)
     assert prints[0] == prints[1] != prints[2]
+    # The same tensors do something else with another alpha, or beside another model.
+    save_adapter(tmp_path / "a", stirred(captioner()).named(), LoraConfig(3, 12), base="x", about={})
+    prints.append(load_adapter(tmp_path / "a").fingerprint)
+    save_adapter(tmp_path / "a", stirred(captioner()).named(), CONFIG, base="y", about={})
+    prints.append(load_adapter(tmp_path / "a").fingerprint)
+    assert len(set(prints)) == 4
 
 
 def _edit(folder: Path, **fields: object) -> None:

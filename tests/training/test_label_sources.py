@@ -182,3 +182,11 @@ def test_features_are_made_once(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="leave its rows out"):
         features(tagger, [tmp_path / "bad.png"])
+
+
+def test_resamples_in_which_nothing_can_be_told_apart_are_left_out() -> None:
+    """Of two pictures every second resample holds one of them twice."""
+    truth = np.array([[True], [False]])
+    scored = Scored(np.array([[[0.9], [0.1]]], np.float32), np.array([[[True], [False]]]))
+    found = judge({"human": scored}, {"human": truth}, truth, resamples=20).sources["human"]
+    assert found.mean_precision.to_list() == found.of_human.to_list() == [1.0, 1.0, 1.0]

@@ -365,6 +365,32 @@ def test_adapters_of_another_model_or_rank_are_refused(place: Callable[[str], Pa
         host.load_adapter(tmp_path)
 
 
+def test_damaged_adapters_are_refused_and_nothing_else_is_read_for_them(
+    place: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    host = opened(place("smolvlm"))
+    host.save_adapter(tmp_path / "adapter", about={})
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    state = load_file(weights)
+    before = host.adapter_state()
+    name = next(iter(state))
+    save_file({**state, name: torch.full_like(state[name], torch.nan)}, weights)
+    with pytest.raises(ModelError, match="not finite"):
+        host.load_adapter(tmp_path / "adapter")
+    weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(ModelError, match="no adapters that can be read"):
+        host.load_adapter(tmp_path / "adapter")
+    # Not even from an older form, which could run a program, nor from the hub by the folder's name.
+    weights.unlink()
+    torch.save(state, weights.with_name("adapter_model.bin"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="no adapters that can be read"):
+        host.load_adapter(Path("adapter"))
+    assert all(torch.equal(value, before[key]) for key, value in host.adapter_state().items())
+
+
 def test_its_first_adapters_follow_the_seed_and_leave_chance_alone(place: Callable[[str], Path]) -> None:
     torch.manual_seed(7)
     one, same, other = (opened(place("smolvlm"), seed=seed).adapter_state() for seed in (1, 1, 2))

@@ -18,7 +18,7 @@ from taglens.training.captioner_host import CaptionerHost
 from taglens.training.collapse import Limits
 from taglens.training.zero_label_hosts import Drawn, Texts
 from taglens.training.zero_label_pictures import Album
-from taglens.training.zero_label_recipe import Enhancement, run
+from taglens.training.zero_label_recipe import Enhancement, _digest, run
 from taglens.training.zero_label_settings import EnhanceConfig, Enhanced, Judges
 
 CONFIG = small_host.CONFIG
@@ -96,7 +96,9 @@ def test_what_a_run_leaves(tmp_path: Path) -> None:
     assert [row["step"] for row in log if "latent" in row] == [1, 2, 3, 4]
     told = next(row["evaluation"] for row in log if "evaluation" in row)
     assert told.keys() >= {"distinct", "words", "empty", "score", "pairwise", "retrieval", "gain"}
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["base_figures"] == found.base.to_dict()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["base_figures"] == found.base.to_dict()
+    assert (report["held"], report["unread"]) == (1, 0)
 
 
 def scored(*scores: float) -> Judges:
@@ -119,6 +121,40 @@ def test_where_nothing_is_better_the_model_stays_as_it_was(tmp_path: Path) -> No
     found = enhance(tmp_path / "p", tmp_path / "a", judges=scored(0.5, 0.4, 0.5), host=host)
     assert found.kept.step == 0
     assert all(torch.equal(value, fresh[name]) for name, value in host.adapter_state().items())
+
+
+def test_what_a_run_killed_before_its_first_checkpoint_left_counts_for_no_other(tmp_path: Path) -> None:
+    config = replace(CONFIG, latent=0.0, tags=1.0, checkpoint_every=0, limits=LOOSE)
+    letters = small_host.LetterJudge()
+
+    def begun(score: small_host.Scripted) -> Judges:
+        return Judges(score, "scripted", tags=letters)
+
+    class Dies(small_host.Scripted):
+        asked = 0
+
+        def __call__(self, numbers: Any, captions: Any) -> Any:
+            self.asked += 1
+            if self.asked > 2:
+                raise KeyboardInterrupt
+            return super().__call__(numbers, captions)
+
+    # Base, step 2; killed at step 4, before anything but the best was written.
+    with pytest.raises(KeyboardInterrupt):
+        enhance(tmp_path / "p", tmp_path / "out", config, begun(Dies(0.5, 0.9)))
+    assert (tmp_path / "out" / "best.pt").exists() and not (tmp_path / "out" / "state.pt").exists()
+    other = replace(config, lr=1e-4)
+    again = enhance(tmp_path / "p", tmp_path / "out", other, begun(small_host.Scripted(0.5, 0.6, 0.8)))
+    alone = enhance(tmp_path / "p", tmp_path / "alone", other, begun(small_host.Scripted(0.5, 0.6, 0.8)))
+    assert again.kept.step == 4
+    assert load_adapter(again.adapter).fingerprint == load_adapter(alone.adapter).fingerprint
+
+
+def test_a_damaged_best_is_named(tmp_path: Path) -> None:
+    enhance(tmp_path / "p", tmp_path / "out", replace(CONFIG, until=2))
+    (tmp_path / "out" / "best.pt").write_bytes(b"cut")
+    with pytest.raises(ModelError, match=r"best\.pt is damaged"):
+        enhance(tmp_path / "p", tmp_path / "out")
 
 
 def test_a_collapse_stops_the_run_and_the_best_before_it_is_kept(tmp_path: Path) -> None:
@@ -240,6 +276,12 @@ def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
         enhance(tmp_path / "p", tmp_path / "out", host=stronger)
     with pytest.raises(MismatchError, match="begun with other pictures"):
         enhance(tmp_path / "q", tmp_path / "out")
+
+
+def test_any_text_has_a_digest() -> None:
+    """Half characters stand in names that are no UTF-8, and may stand in a file of captions."""
+    found = {_digest([[text]]) for text in ("a", "\ud800", "\udcff", "\udfff")}
+    assert len(found) == 4
 
 
 def test_signals_need_their_judges(tmp_path: Path) -> None:

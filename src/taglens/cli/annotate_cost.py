@@ -20,6 +20,7 @@ from taglens.cli.language_model import (
     PromptPrice,
     RequestPrice,
 )
+from taglens.errors import UsageError
 
 if TYPE_CHECKING:
     from taglens.collection.annotation_people import Beside
@@ -61,6 +62,11 @@ def run(
         hour=price_hour,
         currency=currency or took.currency,
     )
+    if prices.free and currency not in (None, took.currency):
+        raise UsageError(
+            f"--currency {currency}: {folder} was charged in {took.currency}, and nothing here knows the rate; give "
+            "the prices and the wage in one currency"
+        )
     found = beside_people(
         took, prices=None if prices.free else prices, people=People(human_seconds, human_wage)
     )
@@ -69,6 +75,8 @@ def run(
     else:
         for line in _lines(found, currency or took.currency):
             typer.echo(printable(line))
+    if found.prices is not None and took.unknown_usage:
+        say(f"note: of {took.unknown_usage:,} queries no tokens are known, and their price is not in this")
     if took.model.startswith("simulated"):
         say(f"note: {took.model} is a simulation: its seconds and tokens are no model's")
     return OK

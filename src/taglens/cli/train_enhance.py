@@ -347,7 +347,7 @@ def pictures_of(arguments: Sequence[str]) -> list[Path]:
         else:
             found.append(item.path)
     if skipped:
-        say(f"{skipped:,} files are no pictures, or hidden, and are passed over")
+        say(f"no picture, or hidden, and passed over: {skipped:,} of the files")
     if not found:
         raise UsageError(f"no picture in {', '.join(arguments)}; give a folder that holds some")
     return found

@@ -6,6 +6,7 @@ Shapes: N pictures, T tags.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,8 +92,7 @@ def band_of_labels(
     seen, true = np.stack(scores), np.stack(truth)
     thresholds = tagger.vocabulary.thresholds()
     below, above = fit_band(seen, true, thresholds, lost=lost, wrong=wrong)
-    # Scores are compared in 32 bits: rounding may put an edge past the score that it was taken from.
-    below, above = float(f"{below + 1e-4:.5g}"), float(f"{above + 1e-4:.5g}")
+    below, above = _short(below), _short(above)
     band = Band.around(thresholds, below=below, above=above)
     sure = seen >= band.high
     inside = (seen >= band.low) & ~sure
@@ -107,3 +107,11 @@ def band_of_labels(
         round(float(inside.sum(axis=1).mean()), 4),
         seen.shape[1],
     )
+
+
+def _short(edge: float) -> float:
+    """An edge as it can be typed, never nearer than it was.
+
+    Scores are compared in 32 bits: rounding may put an edge past the score that it was taken from.
+    """
+    return math.ceil((edge + 5e-5) * 1e4) / 1e4

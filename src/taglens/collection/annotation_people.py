@@ -50,6 +50,7 @@ class Took:
         seconds: in which the server was busy with it.
         cost: what its ledger reckoned with the prices of then.
         model: who answered.
+        unknown_usage: queries whose tokens the server did not tell; prices of tokens leave them out.
     """
 
     pictures: int
@@ -60,6 +61,7 @@ class Took:
     cost: float
     currency: str
     model: str
+    unknown_usage: int = 0
 
     @classmethod
     def read(cls, folder: Path) -> Took:
@@ -84,6 +86,7 @@ class Took:
                 cost=float(row["cost"]),
                 currency=str(row["currency"]),
                 model=str(about["configuration"]["model"]),
+                unknown_usage=int(row.get("unknown_usage", 0)),
             )
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(
@@ -138,7 +141,7 @@ def beside_people(took: Took, *, prices: Prices | None = None, people: People | 
         prices: other ones than the ledger's, such as of a server of one's own by the hour; None: as it reckoned.
 
     Raises:
-        UsageError: nothing has a price, or there is one for hours of which nothing is known.
+        UsageError: nothing has a price, or there is one for hours or tokens of which nothing is known.
     """
     people = people or People()
     cost = took.cost if prices is None else prices.of(took.usage, queries=took.queries, seconds=took.seconds)
@@ -151,6 +154,11 @@ def beside_people(took: Took, *, prices: Prices | None = None, people: People | 
         raise UsageError(
             "the ledger tells no seconds in which the server was asked, so that an hour's price says nothing: it was "
             "written by an earlier release and the run gone on with; give the other prices"
+        )
+    if prices is not None and not cost and took.unknown_usage:
+        raise UsageError(
+            f"the server told of {took.unknown_usage:,} queries no tokens, so that their price says nothing; give "
+            "the other prices, such as --price-request or --price-hour"
         )
     machine = cost / took.pictures
     return Beside(took, prices, people, machine, people.per_picture, machine / people.per_picture)

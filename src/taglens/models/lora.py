@@ -179,7 +179,7 @@ class Adapter:
         config: its sizes.
         state: as `Lora.named` has it.
         base: fingerprint of the weights that it was trained for.
-        fingerprint: its own.
+        fingerprint: its own: of its tensors, its sizes and ``base``.
         trained: what it was trained with.
     """
 
@@ -262,4 +262,6 @@ def load_adapter(folder: str | os.PathLike[str]) -> Adapter:
     for name, value in state.items():
         if not torch.isfinite(value).all():
             raise ModelError(f"{folder / WEIGHTS}: {name} holds values that are not finite; train it again")
-    return Adapter(config, state, base, hashlib.sha256(content).hexdigest()[:12], trained)
+    # Adapters that have learned nothing are alike for all models of one shape, and what they do hangs on alpha.
+    told = json.dumps([base, asdict(config)], sort_keys=True).encode()
+    return Adapter(config, state, base, hashlib.sha256(told + content).hexdigest()[:12], trained)

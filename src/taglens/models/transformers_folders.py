@@ -62,7 +62,8 @@ def fingerprint(folder: Path) -> str:
     """12 hex digits of the configuration and of every file of weights.
 
     Of the weights it takes name, size and head, where names, shapes and places of all tensors stand, and 1 KiB at
-    64 places spread over the file: seconds less than the whole, and no other training ends in the same bytes there.
+    64 places spread over the file, which takes no time. Training that changed a small part of the weights only may go
+    unnoticed.
 
     Raises:
         ModelError: no weights, or no configuration.

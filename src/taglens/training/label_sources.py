@@ -326,7 +326,7 @@ def judge(
         labels: source -> its labels of the training pictures [N, C]; those of ``human`` are the truth there.
         truth: of the test pictures [M, C].
         baselines: sources of which the best one is where the gap begins.
-        resamples: for the intervals; 2 or more.
+        resamples: for the intervals; 2 or more. Those in which no class can be told apart are left out.
 
     Raises:
         UsageError: sources that are not in both, a human or baseline that is no source, shapes that do not fit, or
@@ -349,6 +349,8 @@ def judge(
     # Resamples in the outer loop: each is drawn once, and all sources see it.
     chance = np.random.default_rng(seed)
     draws = [chance.integers(len(truth), size=len(truth)) for _ in range(resamples)]
+    # Of few pictures some draws hold no class with positives and negatives, and have no figure.
+    draws = [draw for draw in draws if evaluable(whole[draw]).any()]
     means = {name: _mean_over_seeds(each.scores, whole) for name, each in scored.items()}
     spread = {
         name: np.array([_mean_over_seeds(each.scores[:, draw], whole[draw]) for draw in draws])

@@ -9,7 +9,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from taglens.errors import UsageError
+from taglens import staging
+from taglens.errors import ModelError, UsageError
 from taglens.inference.bundle import is_trained, trained_ref
 from taglens.models import checkpoint
 from taglens.models.lora import load_adapter, merge
@@ -53,7 +54,8 @@ def merge_folder(model: Path, adapter: Path, out: Path, *, name: str | None = No
         name: of the new model; by default the old name and "+enhanced".
 
     Raises:
-        UsageError: ``model`` is no trained folder, writes no captions, or is ``out``.
+        UsageError: ``model`` is no trained folder, writes no captions, or is ``out``; ``out`` holds other things than
+            an earlier merger.
         MismatchError: the adapter was trained for another model.
         ModelError: a file is missing or damaged.
     """
@@ -63,6 +65,7 @@ def merge_folder(model: Path, adapter: Path, out: Path, *, name: str | None = No
         )
     if out.resolve() == model.resolve():
         raise UsageError(f"{out} is the model itself; give another --out")
+    staging.require_place(out, what="a model that was merged", holds=_was_merged)
     recognizer, vocabulary, old = checkpoint.from_pretrained(model)
     captioner = checkpoint.captioner_from_pretrained(model, recognizer)
     if captioner is None:
@@ -97,3 +100,10 @@ def merge_folder(model: Path, adapter: Path, out: Path, *, name: str | None = No
         beside=copy,
     )
     return Merged(out, left)
+
+
+def _was_merged(folder: Path) -> bool:
+    try:
+        return "merged" in checkpoint.read_config(folder)
+    except ModelError:
+        return False

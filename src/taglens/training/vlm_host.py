@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from taglens.errors import MismatchError, ModelError, UsageError
@@ -386,15 +388,15 @@ class VlmHost:
         """Take the adapters that `save_adapter` wrote.
 
         Raises:
-            ModelError: a file is missing or damaged.
+            ModelError: a file is missing or damaged, or values are not finite.
             MismatchError: they belong to another model, or have another rank or weight.
         """
         try:
             told = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
             theirs = {key: told[key] for key in ("base", "rank", "alpha")}
-            peft = import_module("peft")
-            state = peft.utils.save_and_load.load_peft_weights(str(folder), device="cpu")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            # Not by peft: where this file is absent it runs an older form, or asks the hub for one of that name.
+            state = load_file(folder / ADAPTER)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} holds no adapters that can be read ({error}); copy it again"
             ) from None
@@ -406,6 +408,11 @@ class VlmHost:
                     expected=str(wanted),
                     found=str(theirs[key]),
                     cure="Open the model that they were trained for, with the same rank and alpha.",
+                )
+        for name, value in state.items():
+            if not torch.isfinite(value).all():
+                raise ModelError(
+                    f"{folder / ADAPTER}: {name} holds values that are not finite; train it again"
                 )
         # Files name adapters without the name that peft gives them in memory.
         self.load_adapter_state({_in_memory(name): value for name, value in state.items()})

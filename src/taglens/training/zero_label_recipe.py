@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 from taglens.errors import ModelError, UsageError
 from taglens.training import collapse
 from taglens.training.collapse import CollapseError, MapFigures
-from taglens.training.loop import LoopConfig, Progress
+from taglens.training.loop import STATE, LoopConfig, Progress
 from taglens.training.recipes import note_settings
 from taglens.training.zero_label import (
     BestOfDrawn,
@@ -310,9 +311,10 @@ class Enhancement(Generic[S]):
             best.offer(now, self.host.adapter_state(), always=config.keep_last)
             return now.to_dict()
 
-        # The base is what everything has to be better than.
-        if not (out / BEST).exists():
-            best.offer(base, self.host.adapter_state(), always=False)
+        # The base is what everything has to be better than. Where there is no checkpoint the run begins anew, and
+        # what lies there was left by one that was killed before its first: with other settings, maybe.
+        if not ((out / STATE).exists() and (out / BEST).exists()):
+            best.offer(base, self.host.adapter_state(), always=True)
         try:
             tune(self.host, counted, self.signals(mapper), loop, out=out, evaluate=evaluate, report=report)
         except CollapseError as error:
@@ -321,13 +323,13 @@ class Enhancement(Generic[S]):
         self.host.load_adapter_state(state)
         found = self.look(mapper, kept)
         row = {
+            **(about or {}),
             "base_figures": base.to_dict(),
             "kept_figures": found.to_dict(),
             "kept_step": kept,
             "stopped": stopped,
             "unread": len(self.album.unread),
             "held": len(self.held),
-            **(about or {}),
         }
         self.host.save_adapter(out / ADAPTER, about=row)
         beside = out / (REPORT + ".part")
@@ -352,7 +354,12 @@ class _Best:
         beside.replace(self._path)
 
     def _load(self) -> dict[str, Any]:
-        found: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        try:
+            found: dict[str, Any] = torch.load(self._path, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise ModelError(
+                f"{self._path} is damaged; delete it and {STATE} beside it to start stage 2 anew"
+            ) from error
         return found
 
     def read(self) -> tuple[int, dict[str, Tensor]]:
@@ -362,7 +369,7 @@ class _Best:
 
 
 # What changes nothing of what is learned.
-_FREE = ("until", "checkpoint_every", "keep_last")
+_FREE = ("until", "checkpoint_every")
 
 
 def _loop(config: EnhanceConfig, *, steps: int, lr: float, until: int = 0) -> LoopConfig:
@@ -390,4 +397,4 @@ def _parts(numbers: Tensor) -> list[Tensor]:
 
 def _digest(lists: Sequence[Sequence[str]]) -> str:
     whole = "\n".join("\t".join(each) for each in lists)
-    return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
