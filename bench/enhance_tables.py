@@ -109,6 +109,8 @@ def _arms(rows: list[Row]) -> str:
     parts: list[str] = []
     for model in dict.fromkeys(row["settings"]["model"] for row in rows):
         own = [row for row in rows if row["settings"]["model"] == model]
+        if all(row["settings"]["arm"] == "base" for row in own):
+            continue
         most = max(row["settings"]["pictures"] for row in own)
         table: list[str] = []
         for arm, name in NAMES.items():
@@ -136,10 +138,11 @@ def _arms(rows: list[Row]) -> str:
 def enhance_sizes() -> str:
     """Mapper widths and numbers of pictures, arm by arm."""
     rows = [row for row in _rows() if row["settings"]["arm"] != "base"]
-    table = [
-        "| model | signal | mapper width | pictures | seeds | CIDEr | beside the base | mapper finds the picture |",
-        "|---" * 8 + "|",
-    ]
+    columns = (
+        "model", "signal", "mapper width", "pictures", "seeds", "CIDEr", "beside the base", "objects nobody mentions",
+        "independent aligner", "mapper finds the picture",
+    )  # fmt: skip
+    table = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     places = sorted(
         {
             tuple(row["settings"][key] for key in ("model", "arm", "width", "pictures"))
@@ -160,7 +163,8 @@ def enhance_sizes() -> str:
         ]
         table.append(
             f"| `{model}` | {NAMES[arm]} | {width} | {pictures:,} | {len(own)} | {_mean(own, 'CIDEr'):.3f} "
-            f"| {_mean(own, 'CIDEr_gained'):+.3f} | {_found(own)} |"
+            f"| {_mean(own, 'CIDEr_gained'):+.3f} | {_mean(own, 'objects_not_there'):.3f} "
+            f"| {_mean(own, 'scorer_cos'):.3f} | {_found(own)} |"
         )
     return "\n".join([*table, "", origin(rows[-1])])
 
