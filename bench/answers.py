@@ -27,17 +27,16 @@ import torch
 
 from captions import interval
 from common import record, shared
-from guidance import AT_ONCE, Runs, held_tokens
+from guidance import AT_ONCE, Runs, add_arguments, configured, held_tokens
 from taglens.data.questions import Question, read_questions
 from taglens.evaluation.answers import accuracy, evaluate_answers
 from taglens.inference.answering import Answering
 from taglens.inference.caption_engines import TorchCaptionEngine
 from taglens.inference.captioning import CaptionWriter
 from taglens.inference.tagger import Tagger
-from taglens.training.loop import LoopConfig, Progress, run_steps
+from taglens.training.loop import Progress, run_steps
 from taglens.training.text_data import GuideMix
-from taglens.training.text_recipes import side_of
-from taglens.training.text_settings import TextRunConfig, Texts
+from taglens.training.text_settings import Texts
 from taglens.training.text_steps import Trainer
 from taglens.training.text_tasks import Tag2Text
 
@@ -117,36 +116,17 @@ def taught(runs: Runs, arm: str, questions: Sequence[Question]) -> Tag2Text:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--start", type=Path, required=True)
-    parser.add_argument("--shards", type=Path, nargs="+", required=True)
+    add_arguments(parser, steps=1000, batch_size=128)
     parser.add_argument("--questions", type=Path, required=True, help="as taglens questions makes it")
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=128, help="half captions, half questions")
-    parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--keep-views", type=Path, help="as taglens train captions has it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--recognised-by", default="starter", help="the model whose tags count as recognised")
-    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    loop = LoopConfig(
-        steps=options.steps, side=side_of(options.start), lr=1e-3, warmup=100, weight_decay=0.05, log_every=50,
-        average=0.995, only=("captioner",),
-    )  # fmt: skip
-    base = TextRunConfig(
-        loop=loop,
-        batch_size=options.batch_size,
-        weights={"lm": 1.0, "itc": 0.0, "itm": 0.0, "tag": 0.0},
-        views=options.views,
-        tagger=options.recognised_by,
-        keep_views=options.keep_views,
-    )
+    base = configured(options, only=("captioner",))
     runs = Runs(options.start, options.shards, base)
     train = read_questions(options.questions, split="train")
     held = read_questions(options.questions, split="val")
     exam = Exam(runs, held, train, Tagger.from_pretrained(options.recognised_by))
     for seed in options.seeds:
-        runs.config = replace(base, loop=replace(loop, seed=seed))
+        runs.config = replace(base, loop=replace(base.loop, seed=seed))
         for arm in options.arms:
             started = time.perf_counter()
             model = taught(runs, arm, train)

@@ -139,25 +139,26 @@ def held_images(runs: Runs) -> list[CaptionedImage]:
     return [by_name[name] for name in runs.held_names]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def add_arguments(parser: argparse.ArgumentParser, *, steps: int, batch_size: int) -> None:
+    """What every benchmark that teaches captioners apart can be told."""
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--shards", type=Path, nargs="+", required=True)
-    parser.add_argument("--arms", nargs="+", default=["mix0", "mix0.5", "mix1", "untold"])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch-size", type=int, default=batch_size)
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--keep-views", type=Path, help="as taglens train captions has it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--beams", type=int, default=Search().beams)
     parser.add_argument("--recognised-by", default="starter", help="the model whose tags count as recognised")
     parser.add_argument("--record", action="store_true")
-    options = parser.parse_args()
+
+
+def configured(options: argparse.Namespace, *, only: tuple[str, ...]) -> TextRunConfig:
+    """A run that teaches writing, of the parts ``only``."""
     loop = LoopConfig(
         steps=options.steps, side=side_of(options.start), lr=1e-3, warmup=100, weight_decay=0.05, log_every=50,
-        average=0.995, only=("captioner",),
+        average=0.995, only=only,
     )  # fmt: skip
-    config = TextRunConfig(
+    return TextRunConfig(
         loop=loop,
         batch_size=options.batch_size,
         weights={"lm": 1.0, "itc": 0.0, "itm": 0.0, "tag": 0.0},
@@ -165,6 +166,16 @@ def main() -> None:
         tagger=options.recognised_by,
         keep_views=options.keep_views,
     )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    add_arguments(parser, steps=400, batch_size=64)
+    parser.add_argument("--arms", nargs="+", default=["mix0", "mix0.5", "mix1", "untold"])
+    parser.add_argument("--beams", type=int, default=Search().beams)
+    options = parser.parse_args()
+    config = configured(options, only=("captioner",))
+    loop = config.loop
     runs = Runs(options.start, options.shards, config)
     _, vocabulary, _ = from_pretrained(options.start)
     judge = Judge(held_images(runs), vocabulary)

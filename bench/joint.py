@@ -28,17 +28,16 @@ from torch import Tensor, nn
 
 from captions import Judge
 from common import record, shared
-from guidance import AT_ONCE, Runs, held_images, held_tokens
+from guidance import AT_ONCE, Runs, add_arguments, configured, held_images, held_tokens
 from taglens.evaluation.datasets import read_labels
 from taglens.evaluation.metrics import average_precisions
 from taglens.models.captioner import Captioner
 from taglens.models.checkpoint import from_pretrained
 from taglens.models.recognizer import Recognizer
-from taglens.training.loop import LoopConfig, Progress, run_steps
+from taglens.training.loop import Progress, run_steps
 from taglens.training.objectives import TagObjective
 from taglens.training.text_data import GuideMix
-from taglens.training.text_recipes import side_of
-from taglens.training.text_settings import TextRunConfig, Texts
+from taglens.training.text_settings import Texts
 from taglens.training.text_steps import Trainer
 from taglens.training.text_tasks import Tag2Text
 from taglens.vocabulary import Vocabulary
@@ -112,28 +111,12 @@ def teller(arm: str) -> Callable[[Progress], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--start", type=Path, required=True)
-    parser.add_argument("--shards", type=Path, nargs="+", required=True)
+    add_arguments(parser, steps=500, batch_size=64)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--keep-views", type=Path, help="as taglens train captions has it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--recognised-by", default="starter", help="the model whose tags count as recognised")
-    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
-    loop = LoopConfig(
-        steps=options.steps, side=side_of(options.start), lr=1e-3, warmup=100, weight_decay=0.05, log_every=50,
-        average=0.995, only=("recognizer", "captioner"),
-    )  # fmt: skip
-    base = TextRunConfig(
-        loop=loop,
-        batch_size=options.batch_size,
+    base = replace(
+        configured(options, only=("recognizer", "captioner")),
         mix=GuideMix(parsed=0.5, none=0.1),
-        views=options.views,
-        tagger=options.recognised_by,
-        keep_views=options.keep_views,
         tagging=TagObjective(
             gamma_negative=0.0, shift=0.0, tags_per_step=96, weights={"tag": 1.0, "rank": 0.0, "text": 0.0}
         ),
@@ -149,7 +132,9 @@ def main() -> None:
                 "itm": 0.0,
                 "tag": 0.0 if arm == "captions" else 1.0,
             }
-            runs.config = runs.reader.config = replace(base, loop=replace(loop, seed=seed), weights=weights)
+            runs.config = runs.reader.config = replace(
+                base, loop=replace(base.loop, seed=seed), weights=weights
+            )
             model = fresh(runs, arm)
             count = parameters(model, arm)
             trainer = Trainer(
