@@ -267,6 +267,12 @@ def test_a_captioner_that_writes_nothing_is_refused(tmp_path: Path) -> None:
         enhance(tmp_path / "p", tmp_path / "out", host=host)
 
 
+def test_a_stop_beyond_the_end_is_refused_before_anything_is_learned(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="until 9 is beyond the run's 4 steps"):
+        enhance(tmp_path / "p", tmp_path / "out", replace(CONFIG, until=9))
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_runs_folder_is_refused(tmp_path: Path) -> None:
     enhance(tmp_path / "p", tmp_path / "out", replace(CONFIG, until=2))
     with pytest.raises(MismatchError, match="begun with other lr"):

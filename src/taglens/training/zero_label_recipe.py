@@ -116,6 +116,8 @@ class Enhancement(Generic[S]):
         held = require_pictures(album, config)
         order = torch.randperm(len(album), generator=torch.Generator().manual_seed(config.seed))
         self.held, self.train = order[:held].sort().values, order[held:].sort().values
+        if config.until > self.steps:
+            raise UsageError(f"until {config.until} is beyond the run's {self.steps} steps; give a lower one")
         for name in ("tags", "reward"):
             if getattr(config, name) and getattr(judges, name) is None:
                 raise UsageError(
@@ -174,6 +176,11 @@ class Enhancement(Generic[S]):
                 said = texts.mask.any(1)
                 hidden.append(self._pooled(seen, texts)[said])
                 features.append(self.features[numbers.to(self.features.device)][said])
+        if not sum(map(len, hidden)):
+            raise ModelError(
+                f"{self.host.name} writes nothing about any of {len(self.train)} pictures: there is nothing to learn "
+                "from; teach it captions first: taglens train captions"
+            )
         return _pairs(hidden, features)
 
     def told_pairs(self, captioned: Album[S], captions: Sequence[Sequence[str]]) -> Pairs:
