@@ -24,8 +24,8 @@ class People:
     """What people are assumed to take and to earn.
 
     Attributes:
-        seconds: of work a picture, of all that label it together. 220: MS-COCO's authors report about 20,000 hours
-            for finding which categories 328,000 pictures hold, by eight workers each.
+        seconds: of work a picture, of all that label it together. 220: MS-COCO's authors report, unless memory
+            errs, about 20,000 hours for finding which categories 328,000 pictures hold, by eight workers each.
         wage: an hour, with all that an hour of work costs.
     """
 
